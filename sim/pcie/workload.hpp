@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pure traffic: what a synthetic device would like to do next. No time, no state of the bus.
+#pragma once
+
+#include <optional>
+
+#include "sim/base/rng.hpp"
+#include "sim/base/units.hpp"
+#include "sim/translation/request.hpp"
+
+namespace iommu {
+
+struct DmaOperation {
+  Iova address;
+  Bytes length;
+  Access access = Access::Read;
+};
+
+class Workload {
+ public:
+  virtual ~Workload() = default;
+  // The next operation; nullopt: no more traffic.
+  virtual std::optional<DmaOperation> next(Rng& rng, Picoseconds now) = 0;
+};
+
+}  // namespace iommu

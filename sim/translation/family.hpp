@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// A hardware family as shared code sees it: how to make its core and its driver, and what it can do. The list of families is
+// models/families.hpp; nothing registers itself.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "sim/translation/iommu_core.hpp"
+#include "sim/translation/table_driver.hpp"
+
+namespace iommu {
+
+// What a scenario may ask of a unit, in words that every family understands.
+struct UnitFeatures {
+  unsigned host_address_bits = 48;
+  unsigned input_address_bits = 48;  // 39 (three levels), 48 (four) or 57 (five)
+  bool nested = false;         // two stages available
+  bool caching_mode = false;   // not-present entries may be cached: software must invalidate after map as well
+  bool coherent_walks = true;  // false: software flushes each line it writes
+  bool device_tlb = false;     // ATS supported
+  bool superpages = true;
+  bool accessed_dirty = false;  // stage 1 keeps accessed and dirty marks
+  std::uint32_t command_ring_entries = 256;
+};
+
+// How a driver programs the unit.
+struct DriverOptions {
+  UnitFeatures features;
+  // Stage-1 capable device tables (guests that own their stage 1, and Xen when it nests).
+  bool stage1 = false;
+};
+
+struct FamilyDescriptor {
+  std::string_view name;           // as in scenarios: "vtd"
+  std::string_view specification;  // pinned revision
+  std::unique_ptr<IommuCore> (*make_core)(const UnitFeatures&) = nullptr;
+  std::unique_ptr<TableDriver> (*make_driver)(const DriverOptions&) = nullptr;
+  std::span<const FaultRow> fault_rows;
+  std::span<const CommandRow> command_rows;
+  std::uint64_t mmio_bytes = 4096;
+  // Why features cannot be combined on this family, for scenario errors; empty when they can.
+  std::string (*unsupported)(const UnitFeatures&) = nullptr;
+};
+
+}  // namespace iommu

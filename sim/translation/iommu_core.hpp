@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// The architecture of one IOMMU, without time: what its registers, tables and commands mean. One implementation per family.
+//
+// The same core serves four users: the functional model (ports answer at once), the timed IOMMU (ports park), Xen's emulated
+// vIOMMU (the memory port is guest memory, the registers are trapped), and check-vectors. A core owns registers and queue
+// indices but no caches: whoever drives it decides what to cache and applies the scopes that commands yield.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "sim/base/task.hpp"
+#include "sim/translation/invalidation.hpp"
+#include "sim/translation/memory_port.hpp"
+#include "sim/translation/request.hpp"
+#include "sim/translation/walker.hpp"
+
+namespace iommu {
+
+enum class ContextKind : std::uint8_t { Bypass, Stage1, Stage2, Nested };
+
+// A device's translation context, decoded: everything a walk needs, so that a cached context spares the device tables.
+struct Context {
+  ContextKind kind = ContextKind::Bypass;
+  DomainTag domain;             // tags stage-2 and final translations
+  std::optional<AsidTag> asid;  // tags stage-1 and final translations; absent without stage 1
+  TableRoot stage1;             // address is guest-physical when kind is Nested, else host-physical
+  TableRoot stage2;
+  // Bits that only the family reads back (permission and cacheability controls of its entries).
+  std::uint64_t family_bits = 0;
+  bool faults_suppressed = false;  // the context asks hardware not to record qualified faults
+
+  [[nodiscard]] WalkTag stage1_tag() const { return {domain, asid}; }
+  [[nodiscard]] WalkTag stage2_tag() const { return {domain, std::nullopt}; }
+};
+using ContextResult = std::variant<Context, Fault>;
+
+// A command as fetched: its words and, for reports, its row in the family's command table.
+struct CommandRow {
+  unsigned opcode = 0;
+  std::string_view name;
+  std::string_view citation;
+};
+struct Command {
+  std::array<std::uint64_t, 4> words{};
+  std::uint8_t bytes = 16;
+  const CommandRow* row = nullptr;  // null: unknown opcode
+};
+
+// What completing a fence does, once everything before it has taken effect.
+struct FenceCompletion {
+  struct StatusWrite {
+    Hpa address;
+    std::uint64_t data = 0;
+    std::uint8_t bytes = 4;
+  };
+  std::optional<StatusWrite> status;
+  bool interrupt = false;
+  // A barrier only: later commands are not fetched before earlier ones completed, but nothing is signalled.
+  bool is_barrier = false;
+};
+
+// What a command asks of whoever drives the core. `error` means the core has recorded a command error in its registers and
+// fetches nothing more until software clears it.
+struct CommandEffect {
+  std::vector<InvalidationScope> scopes;
+  std::optional<FenceCompletion> fence;
+  bool error = false;
+};
+
+// What a register write asks of whoever drives the core.
+struct RegisterEffect {
+  bool commands_pending = false;  // the command ring's tail moved, or fetching was enabled
+  // Register-based invalidation: apply, then call invalidation_done().
+  std::vector<InvalidationScope> scopes;
+  bool configuration_changed = false;  // translation enabled, disabled, or its root replaced: cached contexts are void
+};
+
+// A message-signalled interrupt that the core wants written.
+struct InterruptMessage {
+  Hpa address;
+  std::uint32_t data = 0;
+};
+
+class IommuCore {
+ public:
+  IommuCore() = default;
+  IommuCore(const IommuCore&) = delete;
+  IommuCore& operator=(const IommuCore&) = delete;
+  virtual ~IommuCore() = default;
+
+  // Translation ------------------------------------------------------------------------------------------------------
+  // False while the unit passes every request through untranslated (before software enables it).
+  [[nodiscard]] virtual bool is_translating() const = 0;
+  // Reads the device tables. Never caches.
+  virtual Task<ContextResult> find_context(TranslationRequest request, MemoryPort& memory) = 0;
+  // Reads the page tables of a context. The result's page is what may be cached.
+  virtual Task<TranslationResponse> walk(TranslationRequest request, Context context, MemoryPort& memory,
+                                         WalkAids aids) = 0;
+  // Both, as a functional model does it.
+  Task<TranslationResponse> translate(TranslationRequest request, MemoryPort& memory, WalkAids aids = {});
+
+  // Records a fault where software looks for it; returns the interrupt to raise, if software asked for one.
+  virtual std::optional<InterruptMessage> record(const Fault& fault) = 0;
+
+  // Commands ---------------------------------------------------------------------------------------------------------
+  // True when the ring holds a command that may be fetched now.
+  [[nodiscard]] virtual bool has_command() const = 0;
+  // Fetches the command at the head and advances the head; nullopt when there is none or fetching it failed (which the
+  // core has then recorded as a command error).
+  virtual Task<std::optional<Command>> fetch_command(MemoryPort& memory) = 0;
+  virtual CommandEffect apply(const Command& command) = 0;
+  // The interrupt of a completed fence, if enabled.
+  virtual std::optional<InterruptMessage> fence_interrupt() = 0;
+  // Register-based invalidation has taken effect: clears the busy bit software polls.
+  virtual void invalidation_done() = 0;
+
+  // Registers --------------------------------------------------------------------------------------------------------
+  // `bytes` is 4 or 8, `offset` aligned to it; anything else reads as zero and is ignored on write, as on hardware.
+  virtual std::uint64_t mmio_read(std::uint64_t offset, unsigned bytes) = 0;
+  virtual RegisterEffect mmio_write(std::uint64_t offset, unsigned bytes, std::uint64_t value) = 0;
+};
+
+}  // namespace iommu

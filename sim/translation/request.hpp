@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a device asks of an IOMMU and what it is told: request, translation, architectural fault.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <variant>
+
+#include "sim/base/address.hpp"
+#include "sim/base/ids.hpp"
+#include "sim/base/units.hpp"
+
+namespace iommu {
+
+enum class Access : std::uint8_t { Read, Write };
+
+// PCIe AT field: an ordinary DMA, an ATS translation request, or a DMA that carries an address translated before.
+enum class AddressType : std::uint8_t { Untranslated, TranslationRequest, Translated };
+
+struct Permissions {
+  bool read = false;
+  bool write = false;
+
+  [[nodiscard]] constexpr bool allow(Access a) const { return a == Access::Read ? read : write; }
+  [[nodiscard]] constexpr bool none() const { return !read && !write; }
+  friend constexpr Permissions operator&(Permissions a, Permissions b) {
+    return {.read = a.read && b.read, .write = a.write && b.write};
+  }
+  friend constexpr bool operator==(Permissions, Permissions) = default;
+};
+inline constexpr Permissions kReadWrite{.read = true, .write = true};
+inline constexpr Permissions kReadOnly{.read = true, .write = false};
+inline constexpr Permissions kWriteOnly{.read = false, .write = true};
+
+struct TranslationRequest {
+  RequesterId requester;
+  std::optional<Pasid> pasid;  // absent: a request without PASID
+  Iova address;
+  Bytes length{4};  // does not cross a 4 KiB boundary
+  Access access = Access::Read;
+  AddressType type = AddressType::Untranslated;
+  bool privileged = false;  // PASID prefix "privileged mode requested"
+};
+
+struct MemoryAttributes {
+  bool snoop = false;  // accesses are forced coherent by the entry
+  friend constexpr bool operator==(MemoryAttributes, MemoryAttributes) = default;
+};
+
+struct Translation {
+  Hpa address;            // of the first byte asked for
+  std::uint8_t page_lg2 = kPageLg2;  // log2 of the largest naturally aligned block around `address` with one translation
+  Permissions allowed;    // what a cached copy of this translation may be used for
+  MemoryAttributes attributes;
+  // True when remapping took no part (pass-through context, translation off); caches may then hold nothing.
+  bool is_bypass = false;
+};
+
+enum class Stage : std::uint8_t { Context, Stage1, Stage2 };
+
+// What kind of event a fault row is, in words that hold for every family: software and statistics use these.
+enum class FaultClass : std::uint8_t {
+  ContextNotPresent,
+  ContextInvalid,   // reserved or unsupported settings in a device or process table entry
+  NotPresent,
+  Permission,
+  Reserved,         // malformed page-table entry
+  AddressSize,      // input outside what the tables translate
+  MemoryAccess,     // the table itself could not be read or written
+  Blocked,          // the request type is not allowed here
+  Interrupt,        // interrupt remapping
+  Command,          // malformed command
+};
+
+// One row per architectural fault; families declare their rows in spec.hpp.
+struct FaultRow {
+  unsigned code = 0;          // as recorded by hardware
+  std::string_view name;      // the specification's mnemonic
+  FaultClass kind = FaultClass::Blocked;
+  bool qualified = false;     // software may suppress recording through the table entry (VT-d FPD and its counterparts)
+  std::string_view citation;
+  std::string_view meaning;
+};
+
+struct Fault {
+  const FaultRow* row = nullptr;
+  Stage stage = Stage::Context;
+  Iova address;
+  std::optional<Gpa> gpa;  // stage-1 output that stage 2 refused
+  Access access = Access::Read;
+  RequesterId requester;
+  std::optional<Pasid> pasid;
+  AddressType type = AddressType::Untranslated;
+  bool privileged = false;
+  // True when the entry that faulted asks hardware to process but not to record it.
+  bool suppressed = false;
+};
+
+using TranslationResponse = std::variant<Translation, Fault>;
+
+}  // namespace iommu

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// How software programs one family of IOMMU: page tables, device tables, commands, registers. Xen uses a driver on the
+// physical unit; a guest uses the same driver on its virtual unit. What is written is what the core reads: real entries in
+// real memory.
+//
+// Editing is instantaneous and returns what was done, in countable steps; the caller charges CPU time for them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "sim/base/units.hpp"
+#include "sim/translation/invalidation.hpp"
+#include "sim/translation/iommu_core.hpp"
+#include "sim/translation/page_format.hpp"
+
+namespace iommu {
+
+// The memory that tables live in, as the software that edits them sees it: host memory for Xen, guest memory for a guest
+// (addresses are then guest-physical).
+class TableMemory {
+ public:
+  virtual ~TableMemory() = default;
+  virtual std::uint64_t read64(std::uint64_t address) = 0;
+  virtual void write64(std::uint64_t address, std::uint64_t value) = 0;
+  // A zeroed, naturally aligned block of 2^pages_lg2 4 KiB pages; nullopt when the pool is exhausted.
+  virtual std::optional<std::uint64_t> allocate(unsigned pages_lg2 = 0) = 0;
+  virtual void release(std::uint64_t address, unsigned pages_lg2 = 0) = 0;
+};
+
+enum class EditStatus : std::uint8_t { Ok, NoMemory, AlreadyMapped, NotMapped, OutOfRange };
+
+// What an edit did. Counts are steps that cost CPU time; flags decide which invalidation is due.
+struct TableEdit {
+  EditStatus status = EditStatus::Ok;
+  std::uint64_t pages_done = 0;        // 4 KiB pages mapped or unmapped before `status` stopped the edit
+  std::uint32_t entries_written = 0;
+  std::uint32_t lines_touched = 0;     // distinct 64-byte lines written (a non-coherent walker needs each flushed)
+  std::uint32_t tables_allocated = 0;
+  bool added = false;                  // a not-present entry became present
+  bool modified = false;               // a present entry changed or went away
+  bool structure_changed = false;      // a table was replaced, split, merged or emptied: walk caches hold stale pointers
+  // Tables no longer reachable. They may be reused only after the invalidation that covers this edit has completed.
+  std::vector<std::uint64_t> freed_tables;
+
+  void merge(TableEdit other);
+};
+
+enum class TableKind : std::uint8_t { Stage1, Stage2 };
+
+// When an emptied table goes away: Linux frees a table only if one call unmaps all it covers, Xen as soon as it is empty.
+enum class ReclaimTables : std::uint8_t { WhenCovered, WhenEmpty };
+
+// May adjacent equal entries be merged into a larger page?
+enum class Coalesce : std::uint8_t { No, Yes };
+
+struct MapRequest {
+  std::uint64_t input = 0;
+  std::uint64_t output = 0;
+  Bytes length = kPageSize;
+  Permissions permissions = kReadWrite;
+  // Largest page the editor may install at once, log2 of bytes.
+  unsigned max_page_lg2 = kPageLg2;
+  Coalesce coalesce = Coalesce::No;
+};
+
+struct MappedLeaf {
+  std::uint64_t input = 0;   // page-aligned
+  std::uint64_t output = 0;  // page-aligned
+  std::uint8_t page_lg2 = kPageLg2;
+  Permissions permissions;
+  friend constexpr bool operator==(const MappedLeaf&, const MappedLeaf&) = default;
+};
+
+// One page table, editable. Created by a TableDriver; owns no memory until told to (release_all).
+class PageTable {
+ public:
+  virtual ~PageTable() = default;
+  [[nodiscard]] virtual TableRoot root() const = 0;
+  // Stops at the first page that is already mapped or cannot be stored; pages before it stay.
+  virtual TableEdit map(const MapRequest& request) = 0;
+  // Stops at the first page that is not mapped. Splits a larger page that the range covers in part.
+  virtual TableEdit unmap(std::uint64_t input, Bytes length, ReclaimTables reclaim) = 0;
+  [[nodiscard]] virtual std::optional<MappedLeaf> lookup(std::uint64_t input) const = 0;
+  // Leaves overlapping the range, in ascending order; returns the number of entries read to find them.
+  virtual std::uint64_t for_each_leaf(AddressRange range, const std::function<void(const MappedLeaf&)>& visit) const = 0;
+  // Pages of table memory in use, the root included.
+  [[nodiscard]] virtual std::uint64_t table_pages() const = 0;
+  // All tables, for release after their last fence. The table is unusable afterwards.
+  virtual std::vector<std::uint64_t> detach_all_tables() = 0;
+};
+
+// What a device is attached to.
+struct ContextSetting {
+  ContextKind kind = ContextKind::Stage2;
+  DomainTag domain;
+  TableRoot stage1;  // Nested: guest-physical
+  TableRoot stage2;
+};
+
+struct RegisterWrite {
+  std::uint64_t offset = 0;
+  unsigned bytes = 8;
+  std::uint64_t value = 0;
+};
+
+// Words of one command as it goes into the ring.
+struct CommandWords {
+  std::array<std::uint64_t, 4> words{};
+};
+
+// The command ring as software sees it: where it is, how large, and how its doorbell is written.
+struct CommandRing {
+  std::uint64_t base = 0;
+  std::uint32_t entries = 0;
+  unsigned entry_bytes = 16;
+  std::uint64_t tail_register = 0;
+  std::uint64_t head_register = 0;
+};
+
+class TableDriver {
+ public:
+  virtual ~TableDriver() = default;
+
+  // Page tables --------------------------------------------------------------------------------------------------------
+  // A page table of the kind, with its root table allocated; nullptr when memory is exhausted.
+  virtual std::unique_ptr<PageTable> create_table(TableKind kind, TableMemory& memory) = 0;
+  // An editor over tables that somebody else wrote (a guest's), for reading them back; nothing is allocated.
+  virtual std::unique_ptr<PageTable> view_table(TableKind kind, TableRoot root, TableMemory& memory) = 0;
+  // Page sizes that leaves may have, as a mask of log2 sizes (bit 12: 4 KiB).
+  [[nodiscard]] virtual std::uint64_t page_sizes(TableKind kind) const = 0;
+  [[nodiscard]] virtual std::uint64_t max_input(TableKind kind) const = 0;
+
+  // Device tables ------------------------------------------------------------------------------------------------------
+  // Allocates the device table and the command ring and returns the register writes that bring the unit up, in order.
+  // Call once. Each write may need `status_after` to be polled; the caller charges for it.
+  virtual std::optional<std::vector<RegisterWrite>> bring_up(TableMemory& memory) = 0;
+  // Points a requester at a setting (replacing any other) or blocks it. The edit says what to invalidate through
+  // context_scopes().
+  virtual TableEdit attach(RequesterId requester, const ContextSetting& setting, TableMemory& memory) = 0;
+  virtual TableEdit detach(RequesterId requester, TableMemory& memory) = 0;
+  // What must be invalidated after a requester's entry changed from `old` (nullopt: it was not present).
+  [[nodiscard]] virtual std::vector<InvalidationScope> context_scopes(RequesterId requester,
+                                                                      std::optional<ContextSetting> old) const = 0;
+  // Domain tags that software may use.
+  [[nodiscard]] virtual std::uint32_t domain_tags() const = 0;
+
+  // Commands -----------------------------------------------------------------------------------------------------------
+  // The scope that invalidates [input, input + pages) of a context with one command: the exact range when the family can
+  // express it in one command, else a wider one (up to the whole domain).
+  [[nodiscard]] virtual InvalidationScope widen(const InvalidationScope& exact) const = 0;
+  [[nodiscard]] virtual CommandWords encode(const InvalidationScope& scope) const = 0;
+  [[nodiscard]] virtual CommandWords encode_fence(std::uint64_t status_address, std::uint32_t status_data) const = 0;
+  [[nodiscard]] virtual CommandRing ring() const = 0;
+  // What goes into the tail register for the entry index that follows the last command.
+  [[nodiscard]] virtual std::uint64_t tail_value(std::uint32_t index) const = 0;
+};
+
+}  // namespace iommu
