@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layout tables: registers, table entries and descriptors as data. One row per field; the reserved mask is computed from
-// the rows and `is_partition()` proves in a static_assert that every bit has exactly one row.
+// Layout tables: registers, table entries and descriptors as data. One row per field; the reserved mask is computed
+// from the rows and `is_partition()` proves in a static_assert that every bit has exactly one row.
 //
 //   inline constexpr auto kPte = layout("SS-PTE", "§9.8", 64, {{"R", 0, 0}, {"W", 1, 1}, {"ADDR", 51, 12}, ...});
 //   static_assert(kPte.is_partition());
 //   get<kPte, "ADDR">(entry)   with<kPte, "R">(entry, 1)   pack<kPte>({{"R", 1}, {"W", 1}})   kPte.must_be_zero_mask()
 //
-// Layouts may be wider than a word (descriptors, context entries): bits are then counted through the whole record and the
-// functions take the record's words. A field never crosses a word.
+// Layouts may be wider than a word (descriptors, context entries): bits are then counted through the whole record and
+// the functions take the record's words. A field never crosses a word.
 #pragma once
 
 #include <algorithm>
@@ -143,8 +143,8 @@ inline constexpr std::uint64_t mask_of = field_of<kLayout, kName>.mask();
 
 using FieldValue = std::pair<std::string_view, std::uint64_t>;
 
-// A whole record from named values; fields not named are zero. Unknown names and values that do not fit throw, which in a
-// constant expression is a compile error.
+// A whole record from named values; fields not named are zero. Unknown names and values that do not fit throw, which in
+// a constant expression is a compile error.
 template <const auto& kLayout>
 constexpr auto pack_record(std::initializer_list<FieldValue> values) {
   std::array<std::uint64_t, kLayout.words()> record{};

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calendar of simulated time: what happens next, in exact order. All timed modules share one; SystemC's kernel is kept in
-// step by the engine in sim/tlm.
+// The calendar of simulated time: what happens next, in exact order. All timed modules share one; SystemC's kernel is
+// kept in step by the engine in sim/tlm.
 //
-// Order is (time, order of scheduling). So the arbitration of simultaneous events is stated here, and never depends on the
-// order in which a kernel runs its processes.
-// A timing wheel of 1.024 ns buckets covers the near future (where nearly all events fall), a heap the rest.
+// Order is (time, order of scheduling). So the arbitration of simultaneous events is stated here, and never depends on
+// the order in which a kernel runs its processes. A timing wheel of 1.024 ns buckets covers the near future (where
+// nearly all events fall), a heap the rest.
 #pragma once
 
 #include <algorithm>
@@ -32,16 +32,19 @@ class Calendar {
   void at(Picoseconds when, Action action, void* context, std::uint64_t argument = 0) {
     SIM_CHECK(when >= now_, "an event is scheduled in the past");
     const Event event{when, next_sequence_++, action, context, argument};
-    if (tick_of(when) - tick_of(now_) < kBuckets) insert(event);
-    else later_.push(event);
+    if (tick_of(when) - tick_of(now_) < kBuckets)
+      insert(event);
+    else
+      later_.push(event);
     ++pending_;
   }
   void after(Picoseconds delay, Action action, void* context, std::uint64_t argument = 0) {
     at(now_ + delay, action, context, argument);
   }
   void resume_at(Picoseconds when, std::coroutine_handle<> waiter) {
-    at(when, [](void* frame, std::uint64_t) { std::coroutine_handle<>::from_address(frame).resume(); },
-       waiter.address());
+    at(
+        when, [](void* frame, std::uint64_t) { std::coroutine_handle<>::from_address(frame).resume(); },
+        waiter.address());
   }
   // Calls (object->*kMember)(argument).
   template <auto kMember, class T>
@@ -117,8 +120,10 @@ class Calendar {
     auto& events = wheel_[bucket];
     occupied_[bucket / 64] |= 1ULL << (bucket % 64);
     // The bucket being drained stays sorted, latest first; others are sorted when their turn comes.
-    if (bucket == sorted_bucket_) events.insert(std::upper_bound(events.begin(), events.end(), event, later), event);
-    else events.push_back(event);
+    if (bucket == sorted_bucket_)
+      events.insert(std::upper_bound(events.begin(), events.end(), event, later), event);
+    else
+      events.push_back(event);
   }
   const Event& earliest(std::size_t bucket) {
     auto& events = wheel_[bucket];

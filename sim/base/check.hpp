@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Internal consistency checks. SIM_CHECK states what must hold if the simulator itself is right; whatever a guest, device,
-// trace or scenario can cause is an architectural fault, an error code or a ScenarioError instead, never a check.
+// Internal consistency checks. SIM_CHECK states what must hold if the simulator itself is right; whatever a guest,
+// device, trace or scenario can cause is an architectural fault, an error code or a ScenarioError instead, never a
+// check.
 #pragma once
 
 #include <cstdio>

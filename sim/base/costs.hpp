@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU work, by name. Code charges a CostId; what it costs, who measured it and how far to trust it stands in the platform
-// preset, one row per id. A report lists every row that its runs charged, and how often.
+// CPU work, by name. Code charges a CostId; what it costs, who measured it and how far to trust it stands in the
+// platform preset, one row per id. A report lists every row that its runs charged, and how often.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What guest and hypervisor code runs on. All of it is Tasks on a vCPU: charging work takes the vCPU's time, a lock that is
-// taken makes the vCPU spin, a fence makes it poll. In unit tests (ImmediateCpu) everything answers at once.
+// What guest and hypervisor code runs on. All of it is Tasks on a vCPU: charging work takes the vCPU's time, a lock
+// that is taken makes the vCPU spin, a fence makes it poll. In unit tests (ImmediateCpu) everything answers at once.
 //
 //   co_await cpu.charge(CostId::TableWrite, edit.entries_written);
 //   co_await cpu.acquire(lock);  ...  cpu.release(lock);
@@ -31,8 +31,8 @@ struct SpinLock {
   std::uint64_t contended = 0;
 };
 
-// Something a vCPU can sleep on without burning cycles (an interrupt, work in a queue). A signal that is raised while nobody
-// waits is remembered once.
+// Something a vCPU can sleep on without burning cycles (an interrupt, work in a queue). A signal that is raised while
+// nobody waits is remembered once.
 struct Signal {
   bool raised = false;
   std::deque<CpuWait*> waiters;

@@ -31,7 +31,8 @@ class Histogram {
   [[nodiscard]] double mean_ps() const {
     return count_ == 0 ? 0.0 : static_cast<double>(sum_) / static_cast<double>(count_);
   }
-  // The smallest recorded value (to bucket precision) that at least `fraction` of the samples do not exceed; 0 without samples.
+  // The smallest recorded value (to bucket precision) that at least `fraction` of the samples do not exceed; 0 without
+  // samples.
   [[nodiscard]] Picoseconds percentile(double fraction) const {
     const auto rank = static_cast<std::uint64_t>(fraction * static_cast<double>(count_) + 0.999999);
     std::uint64_t seen = 0;

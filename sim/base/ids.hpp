@@ -34,12 +34,13 @@ class RequesterId : public Id<struct RequesterTag, std::uint16_t> {
   [[nodiscard]] constexpr unsigned function() const { return devfn() & 7U; }
 };
 
-using Pasid = Id<struct PasidTag, std::uint32_t>;       // 20 bits
+using Pasid = Id<struct PasidTag, std::uint32_t>;          // 20 bits
 using DomainTag = Id<struct DomainTagTag, std::uint32_t>;  // what caches are tagged with: DID, DomainID, VMID
-using AsidTag = Id<struct AsidTagTag, std::uint32_t>;   // address space within a domain tag: PASID, ASID
-using DomainId = Id<struct DomainIdTag, std::uint16_t>;  // a Xen domain
-using ContextNumber = Id<struct ContextTag, std::uint16_t>;  // a Xen IOMMU context of a domain; 0 is the default context
-using CpuId = Id<struct CpuTag, std::uint16_t>;         // a vCPU
+using AsidTag = Id<struct AsidTagTag, std::uint32_t>;      // address space within a domain tag: PASID, ASID
+using DomainId = Id<struct DomainIdTag, std::uint16_t>;    // a Xen domain
+using ContextNumber =
+    Id<struct ContextTag, std::uint16_t>;        // a Xen IOMMU context of a domain; 0 is the default context
+using CpuId = Id<struct CpuTag, std::uint16_t>;  // a vCPU
 
 }  // namespace iommu
 

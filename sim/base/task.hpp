@@ -5,10 +5,10 @@
 //   auto leaf = walk(...).run();            // tests: ports answer at once
 //   Task<void> root = serve(); root.start();  // a root has an owner that keeps the Task until it is done
 //
-// The child starts inline inside await_ready() and a caller suspends only if the child does: a walk whose ports answer at
-// once never leaves the stack, and stack depth stays constant without relying on tail calls.
-// Rules: take arguments by value or guarantee their lifetime; `co_await` only as a full statement or initialiser; destroying
-// a suspended Task destroys its frame, so whatever it parked itself in must be dropped first (see Calendar::clear).
+// The child starts inline inside await_ready() and a caller suspends only if the child does: a walk whose ports answer
+// at once never leaves the stack, and stack depth stays constant without relying on tail calls. Rules: take arguments
+// by value or guarantee their lifetime; `co_await` only as a full statement or initialiser; destroying a suspended Task
+// destroys its frame, so whatever it parked itself in must be dropped first (see Calendar::clear).
 #pragma once
 
 #include <array>
@@ -31,8 +31,8 @@ namespace detail {
 #endif
 #endif
 
-// Free lists of coroutine frames by size class: a walk per DMA would otherwise be a malloc per DMA. Off under sanitizers,
-// because a recycled frame hides use after free.
+// Free lists of coroutine frames by size class: a walk per DMA would otherwise be a malloc per DMA. Off under
+// sanitizers, because a recycled frame hides use after free.
 class FramePool {
  public:
   static void* allocate(std::size_t bytes) {

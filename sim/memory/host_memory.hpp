@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The machine's memory: sparse, zero until written, pages allocated where touched. Contents are real for everything a core,
-// a driver or a guest's tables put there; the payload of device DMA is not stored.
+// The machine's memory: sparse, zero until written, pages allocated where touched. Contents are real for everything a
+// core, a driver or a guest's tables put there; the payload of device DMA is not stored.
 #pragma once
 
 #include <array>
@@ -49,8 +49,8 @@ class HostMemory {
   static constexpr unsigned kFanLg2 = 12;
   static constexpr std::size_t kFan = 1U << kFanLg2;
   using Page = std::array<std::uint64_t, 512>;
-  using Region = std::array<std::unique_ptr<Page>, kFan>;      // 16 MiB
-  using Segment = std::array<std::unique_ptr<Region>, kFan>;   // 64 GiB
+  using Region = std::array<std::unique_ptr<Page>, kFan>;     // 16 MiB
+  using Segment = std::array<std::unique_ptr<Region>, kFan>;  // 64 GiB
 
   [[nodiscard]] const std::uint64_t* find(Hpa address) const;
   std::uint64_t& touch(Hpa address);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a device model does DMA. One transfer is one device-level operation (a descriptor fetch, a payload, a completion); the
-// port splits it into TLPs (page boundaries, MPS, MRRS), translates each and moves the data.
+// How a device model does DMA. One transfer is one device-level operation (a descriptor fetch, a payload, a
+// completion); the port splits it into TLPs (page boundaries, MPS, MRRS), translates each and moves the data.
 //
-//   const DmaResult r = co_await dma.transfer({.requester = id, .address = iova, .length = 1500_B, .access = Access::Write});
+//   const DmaResult r = co_await dma.transfer({.requester = id, .address = iova, .length = 1500_B, .access =
+//   Access::Write});
 #pragma once
 
 #include <coroutine>
@@ -21,8 +22,8 @@ struct DmaTransfer {
   Bytes length;  // > 0
   Access access = Access::Read;
   // Results, set by the port.
-  bool faulted = false;    // at least one part was refused
-  Picoseconds completed;   // Read: last byte at the device. Write: last byte accepted by memory.
+  bool faulted = false;   // at least one part was refused
+  Picoseconds completed;  // Read: last byte at the device. Write: last byte accepted by memory.
   std::coroutine_handle<> waiter;
 };
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one set-associative cache: IOTLB, walk caches, context caches. Pure: lookup latency and ports are the timed shell's.
+// The one set-associative cache: IOTLB, walk caches, context caches. Pure: lookup latency and ports are the timed
+// shell's.
 //
 // Fills are epoch-checked: whoever will fill remembers epoch() when it started to look, and a fill is dropped if an
-// invalidation that covers it happened since. Without that, a walk that read an entry before it was changed would put the
-// stale translation back after the invalidation.
+// invalidation that covers it happened since. Without that, a walk that read an entry before it was changed would put
+// the stale translation back after the invalidation.
 #pragma once
 
 #include <algorithm>
@@ -47,11 +48,17 @@ template <class Key, class Value>
 class AssociativeCache {
  public:
   AssociativeCache(CacheShape shape, std::uint64_t seed)
-      : shape_(shape), ways_(shape.associativity()), set_mask_(shape.sets() - 1), rng_(seed, "cache"),
-        hashes_(shape.entries, 0), entries_(shape.entries) {
+      : shape_(shape),
+        ways_(shape.associativity()),
+        set_mask_(shape.sets() - 1),
+        rng_(seed, "cache"),
+        hashes_(shape.entries, 0),
+        entries_(shape.entries) {
     SIM_CHECK(shape.is_valid(), "cache shapes are validated with the scenario");
-    if (shape.replacement == Replacement::TreePlru) trees_.resize(shape.sets(), 0);
-    else if (shape.replacement == Replacement::Lru) ages_.resize(shape.entries, 0);
+    if (shape.replacement == Replacement::TreePlru)
+      trees_.resize(shape.sets(), 0);
+    else if (shape.replacement == Replacement::Lru)
+      ages_.resize(shape.entries, 0);
   }
 
   // The value, and marks it used. Null on a miss. The pointer is valid until the next fill or erase.
@@ -150,8 +157,10 @@ class AssociativeCache {
     return first + static_cast<std::uint32_t>(std::min_element(begin, begin + ways_) - begin);
   }
   void touch(std::uint32_t slot) {
-    if (shape_.replacement == Replacement::Lru) ages_[slot] = ++clock_;
-    else if (shape_.replacement == Replacement::TreePlru) tree_touch(slot / ways_, slot % ways_);
+    if (shape_.replacement == Replacement::Lru)
+      ages_[slot] = ++clock_;
+    else if (shape_.replacement == Replacement::TreePlru)
+      tree_touch(slot / ways_, slot % ways_);
   }
   // Tree bits: node i has children 2i+1 and 2i+2; a set bit sends the search for a victim to the right.
   std::uint32_t tree_victim(std::uint32_t set) const {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A hardware family as shared code sees it: how to make its core and its driver, and what it can do. The list of families is
-// models/families.hpp; nothing registers itself.
+// A hardware family as shared code sees it: how to make its core and its driver, and what it can do. The list of
+// families is models/families.hpp; nothing registers itself.
 #pragma once
 
 #include <functional>
@@ -19,10 +19,10 @@ namespace iommu {
 struct UnitFeatures {
   unsigned host_address_bits = 48;
   unsigned input_address_bits = 48;  // 39 (three levels), 48 (four) or 57 (five)
-  bool nested = false;         // two stages available
-  bool caching_mode = false;   // not-present entries may be cached: software must invalidate after map as well
-  bool coherent_walks = true;  // false: software flushes each line it writes
-  bool device_tlb = false;     // ATS supported
+  bool nested = false;               // two stages available
+  bool caching_mode = false;         // not-present entries may be cached: software must invalidate after map as well
+  bool coherent_walks = true;        // false: software flushes each line it writes
+  bool device_tlb = false;           // ATS supported
   bool superpages = true;
   bool accessed_dirty = false;  // stage 1 keeps accessed and dirty marks
   std::uint32_t command_ring_entries = 256;

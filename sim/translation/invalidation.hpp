@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an invalidation command removes, in words without a vendor. A core turns commands into scopes; caches, device TLBs and
-// a hypervisor that shadows or forwards a guest's commands act on scopes; a driver turns scopes into its family's commands.
+// What an invalidation command removes, in words without a vendor. A core turns commands into scopes; caches, device
+// TLBs and a hypervisor that shadows or forwards a guest's commands act on scopes; a driver turns scopes into its
+// family's commands.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,10 @@
 namespace iommu {
 
 enum class InvalidationKind : std::uint8_t {
-  Context,          // device-table entries (root/context, DTE, STE)
-  ProcessContext,   // PASID-table entries, context descriptors
-  Iotlb,            // final translations and, unless leaf_only, walk caches
-  DeviceTlb,        // ATS: the translation cache of one endpoint
+  Context,         // device-table entries (root/context, DTE, STE)
+  ProcessContext,  // PASID-table entries, context descriptors
+  Iotlb,           // final translations and, unless leaf_only, walk caches
+  DeviceTlb,       // ATS: the translation cache of one endpoint
   InterruptEntry,
 };
 inline constexpr std::size_t kInvalidationKinds = 5;
@@ -31,12 +32,12 @@ struct AddressRange {
 struct InvalidationScope {
   InvalidationKind kind = InvalidationKind::Iotlb;
   std::optional<DomainTag> domain;
-  std::optional<AsidTag> asid;             // PASID or ASID within the domain
-  std::optional<RequesterId> requester;    // Context, DeviceTlb
-  std::uint16_t requester_ignore = 0;      // bits of the requester id that do not take part in the match
-  std::optional<AddressRange> range;       // Iotlb, DeviceTlb: input addresses; InterruptEntry: indices
-  bool leaf_only = false;                  // Iotlb: walk caches may keep non-leaf entries
-  bool global_pages = false;               // Iotlb: stage-1 pages marked global go as well
+  std::optional<AsidTag> asid;           // PASID or ASID within the domain
+  std::optional<RequesterId> requester;  // Context, DeviceTlb
+  std::uint16_t requester_ignore = 0;    // bits of the requester id that do not take part in the match
+  std::optional<AddressRange> range;     // Iotlb, DeviceTlb: input addresses; InterruptEntry: indices
+  bool leaf_only = false;                // Iotlb: walk caches may keep non-leaf entries
+  bool global_pages = false;             // Iotlb: stage-1 pages marked global go as well
   friend bool operator==(const InvalidationScope&, const InvalidationScope&) = default;
 };
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The architecture of one IOMMU, without time: what its registers, tables and commands mean. One implementation per family.
+// The architecture of one IOMMU, without time: what its registers, tables and commands mean. One implementation per
+// family.
 //
-// The same core serves four users: the functional model (ports answer at once), the timed IOMMU (ports park), Xen's emulated
-// vIOMMU (the memory port is guest memory, the registers are trapped), and check-vectors. A core owns registers and queue
-// indices but no caches: whoever drives it decides what to cache and applies the scopes that commands yield.
+// The same core serves four users: the functional model (ports answer at once), the timed IOMMU (ports park), Xen's
+// emulated vIOMMU (the memory port is guest memory, the registers are trapped), and check-vectors. A core owns
+// registers and queue indices but no caches: whoever drives it decides what to cache and applies the scopes that
+// commands yield.
 #pragma once
 
 #include <array>
@@ -65,8 +67,8 @@ struct FenceCompletion {
   bool is_barrier = false;
 };
 
-// What a command asks of whoever drives the core. `error` means the core has recorded a command error in its registers and
-// fetches nothing more until software clears it.
+// What a command asks of whoever drives the core. `error` means the core has recorded a command error in its registers
+// and fetches nothing more until software clears it.
 struct CommandEffect {
   std::vector<InvalidationScope> scopes;
   std::optional<FenceCompletion> fence;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The only way out of a core: reads and writes of host memory that may take simulated time.
-// A port implements begin(): it either performs the access at once and returns true, or keeps the access (whose storage lives
-// in the waiting coroutine's frame), performs it when its time has come, and resumes `waiter`.
+// A port implements begin(): it either performs the access at once and returns true, or keeps the access (whose storage
+// lives in the waiting coroutine's frame), performs it when its time has come, and resumes `waiter`.
 //
 //   const MemoryResult entry = co_await port.read64(address, AccessKind::Stage2Entry);
 //   if (entry.failed) ...   // no memory at that address, or poisoned: an architectural fault, never an abort
@@ -19,14 +19,14 @@ namespace iommu {
 
 // Why memory is touched: statistics and timing (cacheability, queue) may differ by kind.
 enum class AccessKind : std::uint8_t {
-  DeviceTable,   // root, context, PASID entries; DTE; STE, CD
+  DeviceTable,  // root, context, PASID entries; DTE; STE, CD
   Stage1Entry,
   Stage2Entry,
-  Command,       // fetch from a command ring
-  Completion,    // status write of a fence
-  Event,         // event or fault record, message-signalled interrupt
+  Command,     // fetch from a command ring
+  Completion,  // status write of a fence
+  Event,       // event or fault record, message-signalled interrupt
   InterruptEntry,
-  Data,          // the device's own DMA
+  Data,  // the device's own DMA
 };
 inline constexpr std::size_t kAccessKinds = 8;
 
@@ -41,7 +41,8 @@ struct MemoryAccess {
   AccessKind kind = AccessKind::Data;
   std::uint8_t bytes = 8;  // 4 or a multiple of 8
   bool failed = false;     // set by the port
-  // Read: filled by the port. Write: what to write. CompareExchange: [0] expected, replaced by what was found; [1] desired.
+  // Read: filled by the port. Write: what to write. CompareExchange: [0] expected, replaced by what was found; [1]
+  // desired.
   std::array<std::uint64_t, kMaxWords> words;
   std::coroutine_handle<> waiter;
 };

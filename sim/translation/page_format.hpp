@@ -23,14 +23,14 @@ enum class EntryKind : std::uint8_t {
   Denied,     // present, but this access is not permitted by this entry alone
 };
 
-// An entry, decoded for one access. Which of Absent, Malformed and Denied wins is the format's decision: it knows the order
-// in which its specification checks.
+// An entry, decoded for one access. Which of Absent, Malformed and Denied wins is the format's decision: it knows the
+// order in which its specification checks.
 struct DecodedEntry {
   EntryKind kind = EntryKind::Absent;
-  std::uint64_t address = 0;          // of the next table, or of the page
-  Level next_level = 0;               // Table: normally level - 1, lower when levels are skipped
-  std::uint8_t page_lg2 = kPageLg2;   // Leaf: log2 of the bytes it maps
-  Permissions allowed = kReadWrite;   // by this entry alone; the walker takes the intersection
+  std::uint64_t address = 0;         // of the next table, or of the page
+  Level next_level = 0;              // Table: normally level - 1, lower when levels are skipped
+  std::uint8_t page_lg2 = kPageLg2;  // Leaf: log2 of the bytes it maps
+  Permissions allowed = kReadWrite;  // by this entry alone; the walker takes the intersection
   MemoryAttributes attributes;
 };
 

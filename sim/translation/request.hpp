@@ -49,9 +49,10 @@ struct MemoryAttributes {
 };
 
 struct Translation {
-  Hpa address;            // of the first byte asked for
-  std::uint8_t page_lg2 = kPageLg2;  // log2 of the largest naturally aligned block around `address` with one translation
-  Permissions allowed;    // what a cached copy of this translation may be used for
+  Hpa address;  // of the first byte asked for
+  std::uint8_t page_lg2 =
+      kPageLg2;         // log2 of the largest naturally aligned block around `address` with one translation
+  Permissions allowed;  // what a cached copy of this translation may be used for
   MemoryAttributes attributes;
   // True when remapping took no part (pass-through context, translation off); caches may then hold nothing.
   bool is_bypass = false;
@@ -62,23 +63,23 @@ enum class Stage : std::uint8_t { Context, Stage1, Stage2 };
 // What kind of event a fault row is, in words that hold for every family: software and statistics use these.
 enum class FaultClass : std::uint8_t {
   ContextNotPresent,
-  ContextInvalid,   // reserved or unsupported settings in a device or process table entry
+  ContextInvalid,  // reserved or unsupported settings in a device or process table entry
   NotPresent,
   Permission,
-  Reserved,         // malformed page-table entry
-  AddressSize,      // input outside what the tables translate
-  MemoryAccess,     // the table itself could not be read or written
-  Blocked,          // the request type is not allowed here
-  Interrupt,        // interrupt remapping
-  Command,          // malformed command
+  Reserved,      // malformed page-table entry
+  AddressSize,   // input outside what the tables translate
+  MemoryAccess,  // the table itself could not be read or written
+  Blocked,       // the request type is not allowed here
+  Interrupt,     // interrupt remapping
+  Command,       // malformed command
 };
 
 // One row per architectural fault; families declare their rows in spec.hpp.
 struct FaultRow {
-  unsigned code = 0;          // as recorded by hardware
-  std::string_view name;      // the specification's mnemonic
+  unsigned code = 0;      // as recorded by hardware
+  std::string_view name;  // the specification's mnemonic
   FaultClass kind = FaultClass::Blocked;
-  bool qualified = false;     // software may suppress recording through the table entry (VT-d FPD and its counterparts)
+  bool qualified = false;  // software may suppress recording through the table entry (VT-d FPD and its counterparts)
   std::string_view citation;
   std::string_view meaning;
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Index arithmetic of the one ring: command rings, event rings, page-request rings. Families differ in what they store in
-// the index registers, not in what a ring is.
+// Index arithmetic of the one ring: command rings, event rings, page-request rings. Families differ in what they store
+// in the index registers, not in what a ring is.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How software programs one family of IOMMU: page tables, device tables, commands, registers. Xen uses a driver on the
-// physical unit; a guest uses the same driver on its virtual unit. What is written is what the core reads: real entries in
-// real memory.
+// physical unit; a guest uses the same driver on its virtual unit. What is written is what the core reads: real entries
+// in real memory.
 //
 // Editing is instantaneous and returns what was done, in countable steps; the caller charges CPU time for them.
 #pragma once
@@ -22,8 +22,8 @@
 
 namespace iommu {
 
-// The memory that tables live in, as the software that edits them sees it: host memory for Xen, guest memory for a guest
-// (addresses are then guest-physical).
+// The memory that tables live in, as the software that edits them sees it: host memory for Xen, guest memory for a
+// guest (addresses are then guest-physical).
 class TableMemory {
  public:
   virtual ~TableMemory() = default;
@@ -39,13 +39,13 @@ enum class EditStatus : std::uint8_t { Ok, NoMemory, AlreadyMapped, NotMapped, O
 // What an edit did. Counts are steps that cost CPU time; flags decide which invalidation is due.
 struct TableEdit {
   EditStatus status = EditStatus::Ok;
-  std::uint64_t pages_done = 0;        // 4 KiB pages mapped or unmapped before `status` stopped the edit
+  std::uint64_t pages_done = 0;  // 4 KiB pages mapped or unmapped before `status` stopped the edit
   std::uint32_t entries_written = 0;
-  std::uint32_t lines_touched = 0;     // distinct 64-byte lines written (a non-coherent walker needs each flushed)
+  std::uint32_t lines_touched = 0;  // distinct 64-byte lines written (a non-coherent walker needs each flushed)
   std::uint32_t tables_allocated = 0;
-  bool added = false;                  // a not-present entry became present
-  bool modified = false;               // a present entry changed or went away
-  bool structure_changed = false;      // a table was replaced, split, merged or emptied: walk caches hold stale pointers
+  bool added = false;              // a not-present entry became present
+  bool modified = false;           // a present entry changed or went away
+  bool structure_changed = false;  // a table was replaced, split, merged or emptied: walk caches hold stale pointers
   // Tables no longer reachable. They may be reused only after the invalidation that covers this edit has completed.
   std::vector<std::uint64_t> freed_tables;
 
@@ -54,7 +54,8 @@ struct TableEdit {
 
 enum class TableKind : std::uint8_t { Stage1, Stage2 };
 
-// When an emptied table goes away: Linux frees a table only if one call unmaps all it covers, Xen as soon as it is empty.
+// When an emptied table goes away: Linux frees a table only if one call unmaps all it covers, Xen as soon as it is
+// empty.
 enum class ReclaimTables : std::uint8_t { WhenCovered, WhenEmpty };
 
 // May adjacent equal entries be merged into a larger page?
@@ -89,7 +90,8 @@ class PageTable {
   virtual TableEdit unmap(std::uint64_t input, Bytes length, ReclaimTables reclaim) = 0;
   [[nodiscard]] virtual std::optional<MappedLeaf> lookup(std::uint64_t input) const = 0;
   // Leaves overlapping the range, in ascending order; returns the number of entries read to find them.
-  virtual std::uint64_t for_each_leaf(AddressRange range, const std::function<void(const MappedLeaf&)>& visit) const = 0;
+  virtual std::uint64_t for_each_leaf(AddressRange range,
+                                      const std::function<void(const MappedLeaf&)>& visit) const = 0;
   // Pages of table memory in use, the root included.
   [[nodiscard]] virtual std::uint64_t table_pages() const = 0;
   // All tables, for release after their last fence. The table is unusable afterwards.
@@ -128,8 +130,9 @@ class TableDriver {
  public:
   virtual ~TableDriver() = default;
 
-  // Page tables --------------------------------------------------------------------------------------------------------
-  // A page table of the kind, with its root table allocated; nullptr when memory is exhausted.
+  // Page tables
+  // -------------------------------------------------------------------------------------------------------- A page
+  // table of the kind, with its root table allocated; nullptr when memory is exhausted.
   virtual std::unique_ptr<PageTable> create_table(TableKind kind, TableMemory& memory) = 0;
   // An editor over tables that somebody else wrote (a guest's), for reading them back; nothing is allocated.
   virtual std::unique_ptr<PageTable> view_table(TableKind kind, TableRoot root, TableMemory& memory) = 0;
@@ -137,9 +140,10 @@ class TableDriver {
   [[nodiscard]] virtual std::uint64_t page_sizes(TableKind kind) const = 0;
   [[nodiscard]] virtual std::uint64_t max_input(TableKind kind) const = 0;
 
-  // Device tables ------------------------------------------------------------------------------------------------------
-  // Allocates the device table and the command ring and returns the register writes that bring the unit up, in order.
-  // Call once. Each write may need `status_after` to be polled; the caller charges for it.
+  // Device tables
+  // ------------------------------------------------------------------------------------------------------ Allocates
+  // the device table and the command ring and returns the register writes that bring the unit up, in order. Call once.
+  // Each write may need `status_after` to be polled; the caller charges for it.
   virtual std::optional<std::vector<RegisterWrite>> bring_up(TableMemory& memory) = 0;
   // Points a requester at a setting (replacing any other) or blocks it. The edit says what to invalidate through
   // context_scopes().
@@ -151,8 +155,9 @@ class TableDriver {
   // Domain tags that software may use.
   [[nodiscard]] virtual std::uint32_t domain_tags() const = 0;
 
-  // Commands -----------------------------------------------------------------------------------------------------------
-  // The scope that invalidates [input, input + pages) of a context with one command: the exact range when the family can
+  // Commands
+  // ----------------------------------------------------------------------------------------------------------- The
+  // scope that invalidates [input, input + pages) of a context with one command: the exact range when the family can
   // express it in one command, else a wider one (up to the whole domain).
   [[nodiscard]] virtual InvalidationScope widen(const InvalidationScope& exact) const = 0;
   [[nodiscard]] virtual CommandWords encode(const InvalidationScope& scope) const = 0;

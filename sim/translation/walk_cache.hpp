@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a walk asks of the paging-structure caches: the deepest table it may start from, and places for what it learns.
-// The functional core runs without one; the timed IOMMU supplies one per walk, so that fills of a walk that an invalidation
-// overtook are dropped.
+// The functional core runs without one; the timed IOMMU supplies one per walk, so that fills of a walk that an
+// invalidation overtook are dropped.
 #pragma once
 
 #include <cstdint>

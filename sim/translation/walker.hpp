@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one page-table walker. It knows levels, permissions and accessed/dirty marks; what an entry means is the PageFormat's
-// business, and where memory is (and how long it takes) the port's.
+// The one page-table walker. It knows levels, permissions and accessed/dirty marks; what an entry means is the
+// PageFormat's business, and where memory is (and how long it takes) the port's.
 //
 // A two-stage walk is composition: stage 1 runs over a NestedTables port whose locate() is a stage-2 walk.
 #pragma once
@@ -66,15 +66,16 @@ struct WalkAids {
   WalkObserver* observer = nullptr;
 };
 
-// Walks `input` from `root`. The permissions of all entries are intersected; the walk stops at the first entry that refuses.
+// Walks `input` from `root`. The permissions of all entries are intersected; the walk stops at the first entry that
+// refuses.
 template <PageFormat F, class Tables>
 Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Access access, Tables tables, Stage stage,
                              WalkTag tag, WalkAids aids) {
   Level level = root.top_level;
   std::uint64_t table = root.address;
   Permissions allowed = kReadWrite;
-  std::optional<Hpa> table_host;   // of `table`, when a cached walk knew it
-  bool is_new_table = false;       // `table` was learnt in this walk and is not cached yet
+  std::optional<Hpa> table_host;  // of `table`, when a cached walk knew it
+  bool is_new_table = false;      // `table` was learnt in this walk and is not cached yet
   if (aids.caches != nullptr) {
     if (const auto hit = aids.caches->deepest(stage, tag, input); hit && hit->level < level) {
       level = hit->level;
