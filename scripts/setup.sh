@@ -12,23 +12,29 @@ missing_packages() {
   local wanted
   mapfile -t wanted < <(sed 's/#.*//' "$root/packages.txt" | xargs -n 1)
   comm -23 <(printf '%s\n' "${wanted[@]}" | sort) \
-    <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2> /dev/null | sed -n 's/^installed //p' | sort)
+    <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${wanted[@]}" 2> /dev/null |
+      sed -n 's/^installed //p' | sort)
 }
 
 # Installs what packages.txt lists; costs one file comparison once that is done.
 install_packages() {
-  local stamp=$root/build/.packages-ok log=$root/build/packages.log missing as_root=()
+  local stamp=$root/build/.packages-ok log=$root/build/packages.log
+  local missing install as_root=()
   [[ $stamp -nt $root/packages.txt ]] && return
-  command -v dpkg-query > /dev/null || fail "not a Debian system: install the equivalents of packages.txt, then touch build/.packages-ok"
+  command -v dpkg-query > /dev/null ||
+    fail "this is no Debian: install what packages.txt lists by hand, then: mkdir -p build && touch build/.packages-ok"
   mkdir -p "$root/build"
   mapfile -t missing < <(missing_packages)
   if ((${#missing[@]})); then
-    local install=(apt-get install -y --no-install-recommends "${missing[@]}")
-    [[ $EUID -eq 0 ]] || as_root=(sudo)
     echo "iommusim: installing Debian packages: ${missing[*]}" >&2
-    # A failed update still leaves older lists and cached packages to try.
-    { "${as_root[@]}" apt-get update || true; "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}"; } > "$log" 2>&1 ||
-      fail "could not install them (see build/packages.log); as root, run: apt-get update && ${install[*]}"
+    [[ $EUID -eq 0 ]] || as_root=(sudo)
+    install=(apt-get install -y --no-install-recommends "${missing[@]}")
+    {
+      # A failed update still leaves older lists and cached packages to try.
+      "${as_root[@]}" apt-get update || true
+      "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" -o DPkg::Lock::Timeout=300
+    } > "$log" 2>&1 ||
+      fail "that failed (log: build/packages.log); run as root: apt-get update && ${install[*]}"
   fi
   touch "$stamp"
 }
@@ -51,8 +57,7 @@ configure_and_compile() {
   local preset=$1 target=$2 directory=$root/build/$1
   # ninja configures again by itself, except when the presets change.
   if [[ ! $directory/build.ninja -nt $root/CMakePresets.json ]]; then
-    (cd "$root" && cmake --preset "$preset") &&
-      touch "$directory/build.ninja"
+    (cd "$root" && cmake --preset "$preset") && touch "$directory/build.ninja"
   fi && ninja -C "$directory" "$target"
 }
 
@@ -65,6 +70,6 @@ build() {
   # The lock: two runs started together would otherwise compile into the same folder.
   if ! { flock 9 && configure_and_compile "$@" 2>&1 | tee "$log" | show_progress; } 9> "$directory/.lock"; then
     tail -n 30 "$log" >&2
-    fail "the build failed; the log is $log"
+    fail "the build failed (log: build/$1/build.log)"
   fi
 }

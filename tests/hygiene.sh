@@ -38,7 +38,8 @@ check_spdx() {
 
 # What would tie the repository to the machine on which it was written.
 check_machine_paths() {
-  ! tracked | xargs -0r grep -nIE '(^|[^A-Za-z0-9_.])/(work|root|tmp/bash_jobs)[/ "]|deb\.debian\.org|registry\.npmjs' --
+  local pattern='(^|[^A-Za-z0-9_.])/(work|root|tmp/bash_jobs)[/ "]|deb\.debian\.org|registry\.npmjs'
+  ! tracked | xargs -0r grep -nIE "$pattern" --
 }
 
 case ${1-} in

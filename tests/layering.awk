@@ -70,11 +70,13 @@ function code_of(text,   at, other, result) {
 function check_include(file, number, layer, is_test, path,   target) {
   if (path ~ /^(systemc|tlm|tlm_utils|sysc)([.\/]|$)/ && !may_use(layer, "PkgConfig::SYSTEMC"))
     complain(file, number, folder[layer] " may not use SystemC")
-  if (path ~ /^yaml-cpp\// && !may_use(layer, "yaml-cpp")) complain(file, number, folder[layer] " may not use yaml-cpp")
+  if (path ~ /^yaml-cpp\// && !may_use(layer, "yaml-cpp"))
+    complain(file, number, folder[layer] " may not use yaml-cpp")
   if (path !~ /^(sim|models)\//) return
   target = layer_of[directory(path)]
   if (target == "") complain(file, number, directory(path) " is no layer's folder (CMakeLists.txt)")
-  else if (!may_include(layer, target, is_test)) complain(file, number, folder[layer] " may not include " folder[target])
+  else if (!may_include(layer, target, is_test))
+    complain(file, number, folder[layer] " may not include " folder[target])
 }
 
 function check_file(file,   layer, is_test, line, number, code, path) {
@@ -90,7 +92,7 @@ function check_file(file,   layer, is_test, line, number, code, path) {
       sub(/[">].*/, "", path)
       if (code ~ /"/ && path !~ /^(sim|models)\//) complain(file, number, "include by path from the repository's root")
       check_include(file, number, layer, is_test, path)
-    } 
+    }
     if (neutral[layer] && !is_test && tolower(" " code " ") ~ vendor)
       complain(file, number, folder[layer] " may not name a vendor")
   }
