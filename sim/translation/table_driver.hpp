@@ -19,6 +19,7 @@
 #include "sim/translation/invalidation.hpp"
 #include "sim/translation/iommu_core.hpp"
 #include "sim/translation/page_format.hpp"
+#include "sim/translation/ring.hpp"
 
 namespace iommu {
 
@@ -46,9 +47,11 @@ struct TableEdit {
   bool added = false;              // a not-present entry became present
   bool modified = false;           // a present entry changed or went away
   bool structure_changed = false;  // a table was replaced, split, merged or emptied: walk caches hold stale pointers
-  // Tables no longer reachable. They may be reused only after the invalidation that covers this edit has completed.
+  // Tables no longer reachable, 4 KiB each. They may be reused only after the invalidation that covers this edit has
+  // completed.
   std::vector<std::uint64_t> freed_tables;
 
+  // Adds what a further edit did; the first status that is not Ok stays.
   void merge(TableEdit other);
 };
 
@@ -79,6 +82,12 @@ struct MappedLeaf {
   friend constexpr bool operator==(const MappedLeaf&, const MappedLeaf&) = default;
 };
 
+// How far a bounded scan came.
+struct LeafScan {
+  std::uint64_t entries_read = 0;
+  std::optional<std::uint64_t> resume_at;  // absent: the range is finished
+};
+
 // One page table, editable. Created by a TableDriver; owns no memory until told to (release_all).
 class PageTable {
  public:
@@ -92,6 +101,10 @@ class PageTable {
   // Leaves overlapping the range, in ascending order; returns the number of entries read to find them.
   virtual std::uint64_t for_each_leaf(AddressRange range,
                                       const std::function<void(const MappedLeaf&)>& visit) const = 0;
+  // The same, but stops before it reads more than `max_entries` entries: for tables whose author is not trusted, where a
+  // table that contains itself makes 2^36 leaves out of one page.
+  virtual LeafScan scan_leaves(AddressRange range, std::uint64_t max_entries,
+                               const std::function<void(const MappedLeaf&)>& visit) const = 0;
   // Pages of table memory in use, the root included.
   [[nodiscard]] virtual std::uint64_t table_pages() const = 0;
   // All tables, for release after their last fence. The table is unusable afterwards.
@@ -122,6 +135,7 @@ struct CommandRing {
   std::uint64_t base = 0;
   std::uint32_t entries = 0;
   unsigned entry_bytes = 16;
+  FullRule full = FullRule::OneFree;
   std::uint64_t tail_register = 0;
   std::uint64_t head_register = 0;
 };
