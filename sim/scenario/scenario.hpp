@@ -12,6 +12,7 @@
 
 #include "sim/base/costs.hpp"
 #include "sim/base/ids.hpp"
+#include "sim/base/replacement.hpp"
 #include "sim/base/units.hpp"
 #include "sim/scenario/quantities.hpp"
 
@@ -62,8 +63,6 @@ struct PciePlatform {
   Row<CompletionOrder> completion_order;
   Row<std::uint64_t> root_port_buffer;  // TLPs that the root port holds while they wait for the IOMMU
 };
-
-enum class Replacement : std::uint8_t { Lru, TreePlru, Random };
 
 // Does a translated request overtake an older one whose walk is still running?
 enum class RequestOrder : std::uint8_t { InOrder, OutOfOrder };

@@ -16,12 +16,11 @@
 #include <vector>
 
 #include "sim/base/check.hpp"
+#include "sim/base/replacement.hpp"
 #include "sim/base/rng.hpp"
 #include "sim/translation/invalidation.hpp"
 
 namespace iommu {
-
-enum class Replacement : std::uint8_t { Lru, TreePlru, Random };
 
 struct CacheShape {
   std::uint32_t entries = 0;  // 0: no cache; every lookup misses
