@@ -29,6 +29,7 @@ struct SpinLock {
   std::deque<CpuWait*> waiters;
   std::uint64_t acquisitions = 0;
   std::uint64_t contended = 0;
+  Picoseconds spin_time{};  // vCPU time burnt waiting for it, all waiters
 };
 
 // Something a vCPU can sleep on without burning cycles (an interrupt, work in a queue). A signal that is raised while
@@ -50,7 +51,7 @@ struct CpuWait {
   std::uint32_t poll_value = 0;
   Picoseconds until{};
   CpuPort* cpu = nullptr;
-  std::coroutine_handle<> waiter;
+  std::coroutine_handle<> waiter{};
 };
 
 class CpuPort {

@@ -16,15 +16,15 @@
 namespace iommu {
 
 struct DmaTransfer {
-  RequesterId requester;
-  std::optional<Pasid> pasid;
-  Iova address;
-  Bytes length;  // > 0
+  RequesterId requester{};
+  std::optional<Pasid> pasid{};
+  Iova address{};
+  Bytes length{};  // > 0; the port refuses a transfer of nothing, or past the end of the address space, as faulted
   Access access = Access::Read;
   // Results, set by the port.
-  bool faulted = false;   // at least one part was refused
-  Picoseconds completed;  // Read: last byte at the device. Write: last byte accepted by memory.
-  std::coroutine_handle<> waiter;
+  bool faulted = false;     // at least one part was refused
+  Picoseconds completed{};  // Read: last byte at the device. Write: last byte accepted by memory.
+  std::coroutine_handle<> waiter{};
 };
 
 struct DmaResult {
