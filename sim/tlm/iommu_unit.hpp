@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// A timed IOMMU: an IommuCore (what tables and registers mean) with caches, queues, walkers and an invalidation unit
+// around it. The core decides, the unit sequences; one request through an idle unit gets exactly what the core alone
+// would answer.
+//
+//   submit ─► lookup port ─► context cache ─► IOTLB ─► done            a hit: one event, no coroutine, no allocation
+//                                │ miss          │ miss
+//                                ▼               ▼
+//                        context fetcher    miss entry (merges equal pages) ─► walker ─► IOTLB ─► done
+//
+// A hit that lacks the permission walks again: the walk knows whether that is a fault. Requests of a Bypass context, of
+// a unit that is not translating, and with translated addresses use no IOTLB.
+//
+// Invalidation. Walks fill caches only if no invalidation covering them came after they began to read. A fence is
+// signalled after every request that might carry an older translation has been answered, and, by DrainPolicy, served by
+// memory.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "sim/base/calendar.hpp"
+#include "sim/tlm/fifo.hpp"
+#include "sim/tlm/in_flight.hpp"
+#include "sim/tlm/invalidation_unit.hpp"
+#include "sim/tlm/iommu_parameters.hpp"
+#include "sim/tlm/iommu_statistics.hpp"
+#include "sim/tlm/memory_system.hpp"
+#include "sim/tlm/mmio_target.hpp"
+#include "sim/tlm/table_walkers.hpp"
+#include "sim/tlm/translation_caches.hpp"
+#include "sim/tlm/unit_request.hpp"
+#include "sim/translation/iommu_core.hpp"
+
+namespace iommu {
+
+class IommuUnit final : private RegisterListener, private InvalidationTarget, private WalkClient {
+ public:
+  // `core` and `memory` outlive the unit. Destroying the unit drops walks in flight: clear the calendar first.
+  IommuUnit(Calendar& calendar, IommuCore& core, MemorySystem::Port& memory, const IommuParameters& parameters,
+            const MmioParameters& mmio, std::uint64_t seed);
+  ~IommuUnit() override = default;
+
+  // Requests
+  // ----------------------------------------------------------------------------------------------------------- Room
+  // for one more request. Ask before each submit.
+  [[nodiscard]] bool can_accept() const { return queued_ < parameters_.request_queue; }
+  // Calls back once, when a full queue has room again: in the order of asking, one caller per place that becomes free.
+  void on_space(Calendar::Action action, void* context, std::uint64_t argument = 0);
+  // The request's `done` runs from the calendar, never inside submit().
+  void submit(UnitRequest& request);
+
+  // Software's side
+  // ----------------------------------------------------------------------------------------------------
+  [[nodiscard]] MmioTarget& registers() { return registers_; }
+  [[nodiscard]] IommuCore& core() { return core_; }
+
+  // Around it
+  // ---------------------------------------------------------------------------------------------------------- The root
+  // port enters each DMA here when its translation is delivered, and leaves when memory has served it.
+  [[nodiscard]] InFlightTracker& in_flight() { return in_flight_; }
+  void connect(DeviceTlbPort& device_tlbs) { invalidation_.connect(device_tlbs); }
+  void connect(InterruptSink& sink) { interrupts_ = &sink; }
+
+  [[nodiscard]] const IommuStatistics& statistics() const { return statistics_; }
+  // Counts from zero again, after a warm-up; caches keep their contents.
+  void reset_statistics() { statistics_ = {}; }
+  [[nodiscard]] const IommuParameters& parameters() const { return parameters_; }
+  // Requests submitted and not yet answered.
+  [[nodiscard]] std::uint64_t pending() const { return pending_; }
+
+ private:
+  // The way of a request, in order.
+  void look_up_first_level(std::uint64_t request);
+  void look_up(std::uint64_t request);
+  void with_context(UnitRequest& request, const Context& context);
+  void translate_directly(UnitRequest& request, const Context& context);
+  void miss(UnitRequest& request, const Context& context);
+  void answer(UnitRequest& request, const TranslationResponse& response);
+  void answer_hit(UnitRequest& request, const CachedTranslation& translation);
+  void retire_in_order();
+  void release_held(std::uint64_t answered_sequence);
+  void deliver(UnitRequest& request);
+
+  void schedule_lookup(UnitRequest& request, Picoseconds earliest);
+  void leave_queue();
+  void readmit_blocked();
+  void count_answer(const UnitRequest& request);
+  void post_interrupt(const InterruptMessage& message);
+  void interrupt_written(std::uint64_t slot);
+
+  // WalkClient
+  void context_found(ContextFetch& fetch, const ContextResult& result) override;
+  void walk_finished(MissEntry& entry, const TranslationResponse& response) override;
+
+  // RegisterListener, InvalidationTarget
+  void on_register_effect(const RegisterEffect& effect) override;
+  void take_effect(const InvalidationScope& scope) override;
+  [[nodiscard]] std::uint32_t entries_examined(const InvalidationScope& scope) const override;
+  [[nodiscard]] bool is_drained() const override { return draining_ == 0; }
+  void raise(const InterruptMessage& message) override { post_interrupt(message); }
+
+  void mark_draining(UnitRequest& request);
+  void mark_chain(UnitRequest* first);
+
+  Calendar& calendar_;
+  IommuCore& core_;
+  IommuParameters parameters_;
+  IommuStatistics statistics_;
+  TranslationCaches caches_;
+  TableWalkers walkers_;
+  InFlightTracker in_flight_;
+  InvalidationUnit invalidation_;
+  MmioTarget registers_;
+  MemorySystem::Port& memory_;
+
+  std::vector<Picoseconds> lookup_starts_;  // of the last lookup_ports lookups, oldest at next_port_
+  std::size_t next_port_ = 0;
+  std::uint64_t next_sequence_ = 0;
+  std::uint32_t queued_ = 0;
+  std::uint64_t pending_ = 0;
+  std::uint64_t draining_ = 0;
+  std::uint32_t outstanding_misses_ = 0;
+  Fifo<UnitRequest*> order_;    // InOrder: all that were looked up or wait for it, oldest first
+  Fifo<UnitRequest*> held_;     // OutOfOrder: hits that wait for older misses
+  Fifo<UnitRequest*> blocked_;  // misses without a miss entry
+  struct SpaceWaiter {
+    Calendar::Action action = nullptr;
+    void* context = nullptr;
+    std::uint64_t argument = 0;
+  };
+  Fifo<SpaceWaiter> space_waiters_;
+  InterruptSink* interrupts_ = nullptr;
+  struct InterruptWrite {
+    PostedAccess access;
+    InterruptMessage message;
+  };
+  std::vector<std::unique_ptr<InterruptWrite>> interrupt_writes_;  // grown to the most that were ever in flight
+  std::vector<std::uint32_t> free_interrupt_writes_;
+};
+
+}  // namespace iommu

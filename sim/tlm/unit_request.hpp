@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// One request to a timed IOMMU. The submitter owns it and keeps it alive and in place until `done` has run; the unit
+// links it into its queues, so submitting allocates nothing.
+//
+//   request.translation = {.requester = nic, .address = iova, .length = 64_B, .access = Access::Write};
+//   request.on_done<&RootPort::translated>(this, tlp_index);
+//   unit.submit(request);                  // later: this->translated(tlp_index), with request.response set
+#pragma once
+
+#include <cstdint>
+
+#include "sim/base/calendar.hpp"
+#include "sim/translation/request.hpp"
+#include "sim/translation/walk_cache.hpp"
+
+namespace iommu {
+
+// How the unit answered.
+enum class UnitPath : std::uint8_t {
+  Bypass,  // remapping took no part, or the address came translated
+  Hit,     // from the IOTLB
+  Miss,    // by a walk that this request started
+  Merged,  // by a walk that another request to the same page had started
+};
+
+// Where the time between arrival and completion went. The parts add up to the whole.
+struct LatencySplit {
+  Picoseconds lookup;   // IOTLB pipeline, unloaded
+  Picoseconds queue;    // everything waited for inside the unit: lookup port, miss entry, walker, order, another's walk
+  Picoseconds context;  // device-table reads
+  Picoseconds stage1;   // stage-1 table reads and marks
+  Picoseconds stage2;   // stage-2 table reads and marks
+  Picoseconds memory;   // of those reads, the part spent waiting for a busy memory system
+
+  [[nodiscard]] constexpr Picoseconds total() const { return lookup + queue + context + stage1 + stage2 + memory; }
+};
+
+struct UnitRequest {
+  // Set by the submitter, not touched by the unit.
+  TranslationRequest translation;
+  std::uint8_t port = 0;  // which first-level TLB looks first; ignored when the unit has none
+  Calendar::Action done = nullptr;
+  void* context = nullptr;
+  std::uint64_t argument = 0;
+
+  template <auto kMember, class T>
+  void on_done(T* object, std::uint64_t a = 0) {
+    done = [](void* self, std::uint64_t x) { (static_cast<T*>(self)->*kMember)(x); };
+    context = object;
+    argument = a;
+  }
+
+  // Set by the unit before `done` runs.
+  TranslationResponse response;  // a Fault has been recorded in the unit's registers already
+  UnitPath path = UnitPath::Bypass;
+  bool context_missed = false;  // device tables had to be read, by this request or one it waited for
+  Picoseconds arrival;
+  Picoseconds completed;
+  LatencySplit split;
+
+  // The unit's own, while submitted.
+  struct Internal {
+    UnitRequest* next = nullptr;
+    std::uint64_t sequence = 0;  // order of lookups
+    std::uint32_t to_pass = 0;   // older misses that must be answered before this hit
+    WalkTag tag;
+    Picoseconds waiting_since;  // for someone else's walk or fetch, to be accounted as queueing
+    bool is_answered = false;
+    bool is_draining = false;  // a fence waits for this request
+  } internal;
+};
+
+}  // namespace iommu
