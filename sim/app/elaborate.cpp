@@ -5,7 +5,7 @@
 
 namespace iommu {
 
-RunResult run_one(const Scenario&, const RunSelection&, const RunOptions&, const ProgressFn&) {
+RunResult run_one(const scenario::Scenario&, const scenario::RunSelection&, const RunOptions&, const ProgressFn&) {
   throw std::runtime_error("running scenarios is not available in this build yet");
 }
 

@@ -26,7 +26,7 @@ struct RunOptions {
 };
 
 // What a scenario, a trace or a family makes impossible is thrown as std::runtime_error with one clear line.
-RunResult run_one(const Scenario& scenario, const RunSelection& selection, const RunOptions& options,
-                  const ProgressFn& progress);
+RunResult run_one(const scenario::Scenario& scenario, const scenario::RunSelection& selection,
+                  const RunOptions& options, const ProgressFn& progress);
 
 }  // namespace iommu

@@ -6,7 +6,7 @@
 
 #include "sim/base/units.hpp"
 
-namespace iommu {
+namespace iommu::scenario {
 
 using Hertz = Quantity<struct HertzUnit, std::uint64_t>;
 using BitsPerSecond = Quantity<struct BitRateUnit, std::uint64_t>;
@@ -17,4 +17,4 @@ using BitsPerSecond = Quantity<struct BitRateUnit, std::uint64_t>;
   return Picoseconds(static_cast<std::int64_t>(ps + 0.5));
 }
 
-}  // namespace iommu
+}  // namespace iommu::scenario

@@ -4,6 +4,7 @@
 // YAML and no simulation.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,7 +17,7 @@
 #include "sim/base/units.hpp"
 #include "sim/scenario/quantities.hpp"
 
-namespace iommu {
+namespace iommu::scenario {
 
 // A platform number with its origin. Reports list every row.
 template <class T>
@@ -34,77 +35,97 @@ struct CpuPlatform {
 };
 
 struct MemoryPlatform {
-  Row<Bytes> size;      // host memory; domains and Xen's tables must fit
+  Row<Bytes> size;      // host memory: guests and Xen's tables must fit
   Row<Bytes> llc_size;  // last-level cache that DMA and walks look up
   Row<std::uint64_t> llc_ways;
-  Row<Picoseconds> llc_latency;    // request to data, hit
-  Row<Picoseconds> dram_latency;   // request to data, miss, unloaded
-  Row<std::uint64_t> outstanding;  // requests in flight
-  Row<BitsPerSecond> bandwidth;    // DRAM
+  Row<Picoseconds> llc_hit;        // service of an access whose lines are cached
+  Row<Picoseconds> dram;           // service of any other, unloaded
+  Row<std::uint64_t> outstanding;  // accesses in service at once
+  Row<BitsPerSecond> bandwidth;
+  Row<bool> dma_writes_allocate;  // DMA writes go into the last-level cache (DDIO) or around it
 };
 
-// Do read completions return in the order of their requests?
+// Does a device receive read completions in the order of its requests?
 enum class CompletionOrder : std::uint8_t { InOrder, OutOfOrder };
 
-// One link per device to its root port; all links alike.
+// The link of one root port and the endpoint on it; all links alike.
 struct PciePlatform {
-  Row<std::uint64_t> generation;  // 3, 4 or 5
+  Row<std::uint64_t> generation;  // 1 to 6
   Row<std::uint64_t> lanes;
   Row<Bytes> max_payload;
   Row<Bytes> max_read_request;
   Row<Bytes> read_completion_boundary;
+  Row<std::uint64_t> dllp_per_mille;  // of the raw rate, for acknowledgements and flow control
+  Row<Picoseconds> propagation;       // one way, without serialisation
   Row<std::uint64_t> posted_header_credits;
   Row<std::uint64_t> posted_data_credits;  // units of 16 bytes
   Row<std::uint64_t> nonposted_header_credits;
   Row<std::uint64_t> completion_header_credits;
   Row<std::uint64_t> completion_data_credits;  // units of 16 bytes
   Row<std::uint64_t> tags;                     // reads in flight
-  Row<Picoseconds> propagation;                // one way, without serialisation
   Row<CompletionOrder> completion_order;
-  Row<std::uint64_t> root_port_buffer;  // TLPs that the root port holds while they wait for the IOMMU
+  Row<std::uint64_t> root_port_buffer;  // packets that a root port holds while they wait for the IOMMU and memory
 };
 
-// Does a translated request overtake an older one whose walk is still running?
+// Do translations leave the unit in the order in which they were asked for?
 enum class RequestOrder : std::uint8_t { InOrder, OutOfOrder };
+// Which DMA a fence waits for besides the translations in the unit.
+enum class Drain : std::uint8_t { Translations, TranslationsAndDma };
 
-struct WalkCachePlatform {
+struct CachePlatform {
   Row<std::uint64_t> entries;  // 0: absent
-  Row<std::uint64_t> ways;
+  Row<std::uint64_t> ways;     // 0: fully associative
+  Row<Replacement> replacement;
 };
 
+// Pointers to tables, by how much of the address space one entry covers.
+inline constexpr std::size_t kWalkCacheReaches = 4;
+using WalkCachePlatform = std::array<CachePlatform, kWalkCacheReaches>;  // 2 MiB, 1 GiB, 512 GiB, 256 TiB
+
+// Names are those of IommuParameters in sim/tlm.
 struct IommuPlatform {
   Row<std::uint64_t> host_address_bits;
   Row<std::uint64_t> input_address_bits;  // 39, 48 or 57: three, four or five levels
   Row<bool> coherent_walks;
-
-  Row<std::uint64_t> iotlb_entries;
-  Row<std::uint64_t> iotlb_ways;
-  Row<Replacement> iotlb_replacement;
-  Row<Picoseconds> iotlb_latency;   // lookup to answer
-  Row<Picoseconds> iotlb_interval;  // between two lookups
-  Row<std::uint64_t> context_cache_entries;
-  Row<std::uint64_t> context_cache_ways;
-  // Index: level whose entry is remembered, 1 = entries that point to last-level tables (2 MiB reach), upward.
-  std::vector<WalkCachePlatform> stage1_walk_caches;
-  std::vector<WalkCachePlatform> stage2_walk_caches;
-  Row<std::uint64_t> stage2_leaf_entries;  // guest-physical to host-physical translations, for nested walks; 0: absent
-  Row<std::uint64_t> stage2_leaf_ways;
-
-  Row<std::uint64_t> walker_slots;
-  Row<Picoseconds> walker_interval;  // between two walk starts
-  Row<std::uint64_t> miss_entries;   // outstanding misses to different pages
-  Row<std::uint64_t> request_queue;  // requests that wait for a lookup
-  Row<RequestOrder> request_order;
-
   Row<std::uint64_t> command_ring_entries;
-  Row<Picoseconds> command_decode;          // per command, after its fetch
-  Row<Picoseconds> invalidation_scan;       // one pass over the caches
-  Row<Picoseconds> register_write_latency;  // CPU write until the unit sees it
+
+  CachePlatform iotlb;
+  CachePlatform iotlb_large;  // pages of 2 MiB and more; absent: they share `iotlb`
+  CachePlatform first_level;  // in front of the IOTLB
+  CachePlatform context_cache;
+  WalkCachePlatform stage1_walk_cache;
+  WalkCachePlatform stage2_walk_cache;
+  CachePlatform stage2_leaf_cache;
+
+  Row<Picoseconds> lookup_latency;
+  Row<Picoseconds> lookup_interval;
+  Row<std::uint64_t> lookup_ports;
+  Row<Picoseconds> first_level_latency;
+  Row<Picoseconds> walk_start;
+  Row<Picoseconds> walk_interval;
+  Row<Picoseconds> context_start;
+  Row<Picoseconds> table_read_issue;
+  Row<std::uint64_t> walkers;
+  Row<std::uint64_t> context_fetchers;
+  Row<std::uint64_t> miss_entries;
+  Row<std::uint64_t> request_queue;
+  Row<RequestOrder> ordering;
+  Row<std::uint64_t> hit_under_miss;
+
+  Row<Picoseconds> fetch_start;
+  Row<Bytes> fetch_bytes;
+  Row<Picoseconds> decode;
+  Row<Picoseconds> scan;
+  Row<Picoseconds> scan_entry;
+  Row<Drain> drain;
+  Row<Picoseconds> register_write_latency;
+  Row<Picoseconds> register_read_latency;
 };
 
 struct Platform {
   std::string name;
   std::string description;
+  std::string extends;  // empty once loaded
   CpuPlatform cpu;
   MemoryPlatform memory;
   PciePlatform pcie;
@@ -175,19 +196,41 @@ struct NicWorkload {
   Bytes buffer_size;                  // mapped per packet; at least packet_size
   std::uint64_t ring_entries = 256;   // power of two
   std::optional<BitsPerSecond> rate;  // of payload; nullopt: saturate
+  // The device, as NicParameters in sim/pcie.
+  Bytes descriptor_size{16};
+  Bytes completion_size{16};
+  std::uint64_t fetch_batch = 8;
+  std::uint64_t prefetch = 32;
+  std::uint64_t payloads_in_flight = 32;
+  std::uint64_t completion_batch = 4;
+  std::uint64_t receive_buffer = 64;
+  std::uint64_t interrupt_frames = 32;
+  Picoseconds interrupt_delay;
 };
 
-// A device that accesses random places of a window that was mapped once. One I/O is one access.
+enum class Pattern : std::uint8_t { Random, Sequential, Strided };
+
+// A device that accesses places of a window that was mapped once. One I/O is one access.
 struct RandomDmaWorkload {
   DmaDirection direction = DmaDirection::Read;
   Bytes window;
   Bytes access_size;
+  Pattern pattern = Pattern::Random;
+  Bytes stride = 4_KiB;     // Strided
   Bytes page_size = 4_KiB;  // 4 KiB or 2 MiB: what the window is mapped with where the strategy's tables allow
   std::uint64_t outstanding = 1;
 };
 
 // What a recorded DMA was for.
-enum class TraceClass : std::uint8_t { SubmissionQueue, CompletionQueue, Data, PrpList, ShadowDoorbell, ReceiveBuffer };
+enum class TraceClass : std::uint8_t {
+  SubmissionQueue,
+  CompletionQueue,
+  Data,
+  PrpList,
+  ShadowDoorbell,
+  ReceiveBuffer,
+  Other
+};
 
 // Replays a recorded driver. One I/O is one recorded DMA.
 struct TraceWorkload {
@@ -280,4 +323,4 @@ struct RunSelection {
   std::vector<std::pair<std::string, std::string>> labels;
 };
 
-}  // namespace iommu
+}  // namespace iommu::scenario

@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/scenario/schema.hpp"
+
+#include "sim/scenario/nearest.hpp"
+
+namespace iommu::scenario {
+
+namespace {
+
+constexpr auto kAnyTime = Picoseconds(1'000'000'000'000'000);  // 1000 s: longer than any simulation
+
+const Words<StrategyKind> kStrategyWords{{"passthrough", StrategyKind::Passthrough},
+                                         {"pv_iommu", StrategyKind::PvIommu},
+                                         {"nested", StrategyKind::Nested},
+                                         {"emulated_viommu", StrategyKind::EmulatedViommu}};
+const Words<WorkloadKind> kWorkloadWords{
+    {"nic", WorkloadKind::Nic}, {"random_dma", WorkloadKind::RandomDma}, {"trace", WorkloadKind::Trace}};
+const Words<TrapTarget> kTrapWords{{"xen", TrapTarget::Xen}, {"device_model", TrapTarget::DeviceModel}};
+const Words<TraceClass> kTraceClassWords{
+    {"sq", TraceClass::SubmissionQueue}, {"cq", TraceClass::CompletionQueue},   {"data", TraceClass::Data},
+    {"prplist", TraceClass::PrpList},    {"dbbuf", TraceClass::ShadowDoorbell}, {"rxbuf", TraceClass::ReceiveBuffer},
+    {"other", TraceClass::Other}};
+
+template <class E>
+std::string word_of(const Words<E>& words, E wanted) {
+  for (const auto& [name, value] : words)
+    if (value == wanted) return name;
+  return {};
+}
+
+Type<std::string> family_type() {
+  Type<std::string> type = text_type("a hardware family");
+  type.info.is_family = true;
+  type.read = [](Reader& reader, const Node& node) -> std::optional<std::string> {
+    const auto text = scalar_text(reader, node, "a hardware family");
+    if (!text || std::ranges::find(reader.families, *text) != reader.families.end()) return text;
+    std::string known;
+    for (const std::string& family : reader.families) known += (known.empty() ? "" : ", ") + family;
+    reader.diagnostics.error(node.at, "unknown family '" + text->substr(0, 40) + "'; expected one of " + known +
+                                          did_you_mean(*text, reader.families));
+    return std::nullopt;
+  };
+  return type;
+}
+
+// bus:device.function, as lspci writes it.
+std::optional<RequesterId> parse_bdf(const std::string& text) {
+  const auto digit = [&](std::size_t i, unsigned limit) -> std::optional<unsigned> {
+    const char c = text[i];
+    const unsigned value = c >= '0' && c <= '9'   ? static_cast<unsigned>(c - '0')
+                           : c >= 'a' && c <= 'f' ? static_cast<unsigned>(c - 'a') + 10
+                                                  : 99;
+    return value < limit ? std::optional(value) : std::nullopt;
+  };
+  if (text.size() != 7 || text[2] != ':' || text[5] != '.') return std::nullopt;
+  const auto bus_high = digit(0, 16);
+  const auto bus_low = digit(1, 16);
+  const auto device_high = digit(3, 2);
+  const auto device_low = digit(4, 16);
+  const auto function = digit(6, 8);
+  if (!bus_high || !bus_low || !device_high || !device_low || !function) return std::nullopt;
+  return RequesterId::bdf(*bus_high * 16 + *bus_low, *device_high * 16 + *device_low, *function);
+}
+
+std::string format_bdf(RequesterId id) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  std::string text = "00:00.0";
+  text[0] = kHex[id.bus() >> 4];
+  text[1] = kHex[id.bus() & 15U];
+  text[3] = kHex[id.device() >> 4];
+  text[4] = kHex[id.device() & 15U];
+  text[6] = kHex[id.function()];
+  return text;
+}
+
+Type<RequesterId> bdf_type() {
+  Type<RequesterId> type;
+  type.info.kind = ValueKind::Text;
+  type.info.summary = "bus:device.function such as '03:00.0'";
+  type.info.pattern = "^[0-9a-f]{2}:[01][0-9a-f]\\.[0-7]$";
+  type.read = [info = type.info](Reader& reader, const Node& node) -> std::optional<RequesterId> {
+    const auto text = scalar_text(reader, node, info.summary);
+    if (!text) return std::nullopt;
+    const auto id = parse_bdf(*text);
+    if (!id) report_mismatch(reader, node, info.summary);
+    return id;
+  };
+  type.write = [](const RequesterId& id) { return Node::scalar(format_bdf(id)); };
+  return type;
+}
+
+const ObjectSchema<IommuUnit>& unit_schema() {
+  using K = Keys<IommuUnit>;
+  static const ObjectSchema<IommuUnit> kSchema{
+      "iommu_unit",
+      "One hardware IOMMU.",
+      {K::required("name", at(&IommuUnit::name), name_type("a name"), "what reports call it"),
+       K::required("covers", at(&IommuUnit::covers), list_type(name_type("a root port"), 1),
+                   "the root ports whose devices it translates")}};
+  return kSchema;
+}
+
+const ObjectSchema<RootPort>& root_port_schema() {
+  static const ObjectSchema<RootPort> kSchema{
+      "root_port",
+      "A PCIe root port; the platform's link stands below it.",
+      {Keys<RootPort>::required("name", at(&RootPort::name), name_type("a name"), "what units and devices refer to")}};
+  return kSchema;
+}
+
+const ObjectSchema<PcieSwitch>& switch_schema() {
+  using K = Keys<PcieSwitch>;
+  static const ObjectSchema<PcieSwitch> kSchema{
+      "switch",
+      "A PCIe switch between devices and a root port.",
+      {K::required("name", at(&PcieSwitch::name), name_type("a name"), "what devices refer to"),
+       K::required("upstream", at(&PcieSwitch::upstream), name_type("a root port or switch"),
+                   "the root port or switch above"),
+       K::required("latency", at(&PcieSwitch::latency), time_type(0_ps, 1_ms), "added to every TLP, each way")}};
+  return kSchema;
+}
+
+const ObjectSchema<Topology>& topology_schema() {
+  using K = Keys<Topology>;
+  static const ObjectSchema<Topology> kSchema{
+      "topology",
+      "What is connected to what. Every device is behind exactly one IOMMU.",
+      {K::required("iommus", at(&Topology::iommus), list_type(object_type(unit_schema()), 1), "the hardware units"),
+       K::required("root_ports", at(&Topology::root_ports), list_type(object_type(root_port_schema()), 1),
+                   "the root ports"),
+       K::defaulted("switches", at(&Topology::switches), list_type(object_type(switch_schema()), 0), "the switches")}};
+  return kSchema;
+}
+
+const ObjectSchema<P2mSetting>& p2m_schema() {
+  using K = Keys<P2mSetting>;
+  static const ObjectSchema<P2mSetting> kSchema{
+      "p2m",
+      "How host memory backs a guest's.",
+      {K::defaulted("page_size", at(&P2mSetting::page_size), size_choice_type({4_KiB, 2_MiB, 1_GiB}),
+                    "largest page that maps guest memory, in the p2m and in Xen's stage-2 tables"),
+       K::defaulted(
+           "layout", at(&P2mSetting::layout),
+           word_type<P2mLayout>({{"contiguous", P2mLayout::Contiguous}, {"fragmented", P2mLayout::Fragmented}}),
+           "whether neighbouring pages of that size are neighbours in host memory or scattered")}};
+  return kSchema;
+}
+
+const ObjectSchema<DmaApiSetting>& dma_api_schema() {
+  using K = Keys<DmaApiSetting>;
+  static const ObjectSchema<DmaApiSetting> kSchema{
+      "dma_api",
+      "The guest kernel's DMA API.",
+      {K::defaulted("policy", at(&DmaApiSetting::policy),
+                    word_type<DmaPolicy>({{"strict", DmaPolicy::Strict}, {"lazy", DmaPolicy::Lazy}}),
+                    "strict: an unmap returns after its invalidation; lazy: ranges wait in a flush queue"),
+       K::defaulted("flush_queue_entries", at(&DmaApiSetting::flush_queue_entries),
+                    count_type({.minimum = 1, .maximum = 65536}), "lazy: so many waiting ranges cause a flush"),
+       K::defaulted("flush_timeout", at(&DmaApiSetting::flush_timeout), time_type(1_us, kAnyTime),
+                    "lazy: so long after the first waiting range a flush happens anyway"),
+       K::defaulted("leaf_hint", at(&DmaApiSetting::leaf_hint), flag_type(),
+                    "unmap asks to keep walk caches unless it freed a table")}};
+  return kSchema;
+}
+
+const ObjectSchema<DomainSetting>& domain_schema() {
+  using K = Keys<DomainSetting>;
+  static const ObjectSchema<DomainSetting> kSchema{
+      "domain",
+      "A guest.",
+      {K::required("name", at(&DomainSetting::name), name_type("a name"), "what devices and reports call it"),
+       K::required("memory", at(&DomainSetting::memory), size_type(4_MiB, Bytes(1ULL << 44)), "guest memory"),
+       K::defaulted("vcpus", at(&DomainSetting::vcpus), count_type({.minimum = 1, .maximum = 256}), "virtual CPUs"),
+       K::defaulted("p2m", at(&DomainSetting::p2m), object_type(p2m_schema()), "how host memory backs it"),
+       K::defaulted("dma_api", at(&DomainSetting::dma_api), object_type(dma_api_schema()), "its kernel's DMA API")}};
+  return kSchema;
+}
+
+using W = WorkloadSetting;
+
+void add_nic_device_keys(std::vector<Key<W>>& keys) {
+  using K = Keys<W>;
+  const std::string kNic = "nic";
+  const auto add_count = [&](const char* name, std::uint64_t NicWorkload::* member, const char* doc) {
+    keys.push_back(K::defaulted(name, at(&W::nic, member), count_type({.minimum = 1, .maximum = 65536}), doc, kNic));
+  };
+  keys.push_back(K::defaulted("descriptor_size", at(&W::nic, &NicWorkload::descriptor_size), size_type(8_B, 128_B),
+                              "bytes of a descriptor, read by the device", kNic));
+  keys.push_back(K::defaulted("completion_size", at(&W::nic, &NicWorkload::completion_size), size_type(8_B, 128_B),
+                              "bytes of a completion, written by the device", kNic));
+  add_count("fetch_batch", &NicWorkload::fetch_batch, "most descriptors per fetch");
+  add_count("prefetch", &NicWorkload::prefetch, "most descriptors fetched and not yet used");
+  add_count("payloads_in_flight", &NicWorkload::payloads_in_flight, "packets whose payload is being moved");
+  add_count("completion_batch", &NicWorkload::completion_batch, "most completions per write-back");
+  add_count("receive_buffer", &NicWorkload::receive_buffer, "packets that wait in the device; more are dropped");
+  add_count("interrupt_frames", &NicWorkload::interrupt_frames, "so many waiting completions raise an interrupt");
+  keys.push_back(K::defaulted("interrupt_delay", at(&W::nic, &NicWorkload::interrupt_delay), time_type(0_ps, 10_ms),
+                              "or the oldest having waited so long", kNic));
+}
+
+void add_nic_keys(std::vector<Key<W>>& keys) {
+  using K = Keys<W>;
+  const std::string kNic = "nic";
+  keys.push_back(
+      K::required("direction", at(&W::nic, &NicWorkload::direction),
+                  word_type<NicDirection>({{"receive", NicDirection::Receive}, {"transmit", NicDirection::Transmit}}),
+                  "receive: packets arrive and are written to memory; transmit: packets are read", kNic));
+  keys.push_back(K::required("packet_size", at(&W::nic, &NicWorkload::packet_size), size_type(1_B, 64_KiB),
+                             "payload of one packet", kNic));
+  keys.push_back(K::required("buffer_size", at(&W::nic, &NicWorkload::buffer_size), size_type(1_B, 64_KiB),
+                             "what the driver maps for one packet", kNic));
+  keys.push_back(K::defaulted("ring_entries", at(&W::nic, &NicWorkload::ring_entries),
+                              count_type({.minimum = 2, .maximum = 65536, .shape = CountRange::Shape::PowerOfTwo}),
+                              "descriptors in the ring; as many buffers are posted", kNic));
+  keys.push_back(K::optional("rate", at(&W::nic, &NicWorkload::rate), rate_type(),
+                             "payload offered by the network; without it, as fast as it goes", kNic));
+  add_nic_device_keys(keys);
+}
+
+void add_random_dma_keys(std::vector<Key<W>>& keys) {
+  using K = Keys<W>;
+  const std::string kRandom = "random_dma";
+  keys.push_back(K::required("access", at(&W::random_dma, &RandomDmaWorkload::direction),
+                             word_type<DmaDirection>({{"read", DmaDirection::Read}, {"write", DmaDirection::Write}}),
+                             "what the device does", kRandom));
+  keys.push_back(K::required("window", at(&W::random_dma, &RandomDmaWorkload::window), size_type(4_KiB, 1024_GiB),
+                             "size of the buffer, mapped once, that accesses fall into", kRandom));
+  keys.push_back(K::required("access_size", at(&W::random_dma, &RandomDmaWorkload::access_size), size_type(1_B, 4_KiB),
+                             "bytes of one access; aligned to its size", kRandom));
+  keys.push_back(K::defaulted(
+      "pattern", at(&W::random_dma, &RandomDmaWorkload::pattern),
+      word_type<Pattern>(
+          {{"random", Pattern::Random}, {"sequential", Pattern::Sequential}, {"strided", Pattern::Strided}}),
+      "which place comes next", kRandom));
+  keys.push_back(K::defaulted("stride", at(&W::random_dma, &RandomDmaWorkload::stride), size_type(1_B, 1_GiB),
+                              "strided: distance of one access to the next", kRandom));
+  keys.push_back(K::defaulted("page_size", at(&W::random_dma, &RandomDmaWorkload::page_size),
+                              size_choice_type({4_KiB, 2_MiB}), "pages of the buffer and of its mapping", kRandom));
+  keys.push_back(K::defaulted("outstanding", at(&W::random_dma, &RandomDmaWorkload::outstanding),
+                              count_type({.minimum = 1, .maximum = 4096}), "accesses in flight", kRandom));
+}
+
+void add_trace_keys(std::vector<Key<W>>& keys) {
+  using K = Keys<W>;
+  const std::string kTrace = "trace";
+  keys.push_back(K::required("file", at(&W::trace, &TraceWorkload::file), text_type("a file name"),
+                             "the recorded trace (.csv.zst), relative to the scenario", kTrace));
+  keys.push_back(K::defaulted("drop", at(&W::trace, &TraceWorkload::drop),
+                              list_type(word_type<TraceClass>(kTraceClassWords), 0),
+                              "classes of recorded DMA to leave out; dbbuf exists only on emulated NVMe", kTrace));
+  keys.push_back(K::defaulted("outstanding", at(&W::trace, &TraceWorkload::outstanding),
+                              count_type({.minimum = 1, .maximum = 4096}), "DMAs in flight", kTrace));
+}
+
+const ObjectSchema<W>& workload_schema() {
+  static const ObjectSchema<W> kSchema = [] {
+    std::vector<Key<W>> keys{
+        Keys<W>::required("kind", at(&W::kind), word_type<WorkloadKind>(kWorkloadWords), "which device model")};
+    add_nic_keys(keys);
+    add_random_dma_keys(keys);
+    add_trace_keys(keys);
+    return ObjectSchema<W>{"workload", "What a device does.", std::move(keys)};
+  }();
+  return kSchema;
+}
+
+const ObjectSchema<DeviceSetting>& device_schema() {
+  using K = Keys<DeviceSetting>;
+  static const ObjectSchema<DeviceSetting> kSchema{
+      "device",
+      "A PCIe endpoint and the guest driver that uses it.",
+      {K::required("name", at(&DeviceSetting::name), name_type("a name"), "what reports call it"),
+       K::required("bdf", at(&DeviceSetting::bdf), bdf_type(), "its requester id"),
+       K::required("upstream", at(&DeviceSetting::upstream), name_type("a root port or switch"),
+                   "the root port or switch it is plugged into"),
+       K::required("domain", at(&DeviceSetting::domain), name_type("a domain"), "the guest it is assigned to"),
+       K::defaulted("vcpu", at(&DeviceSetting::vcpu), count_type({.minimum = 0, .maximum = 255}),
+                    "the guest's vCPU that runs its driver"),
+       K::required("workload", at(&DeviceSetting::workload), object_type(workload_schema()), "what it does")}};
+  return kSchema;
+}
+
+const ObjectSchema<StrategySetting>& strategy_schema() {
+  using K = Keys<StrategySetting>;
+  using S = StrategySetting;
+  static const ObjectSchema<S> kSchema{
+      "strategy",
+      "How guests get their DMA translated. A bare name takes every default.",
+      {K::required("kind", at(&S::kind), word_type<StrategyKind>(kStrategyWords), "which one"),
+       K::defaulted("label", at(&S::label), name_type("a label"), "its column in reports; the kind unless given"),
+       K::defaulted("deferred_flush", at(&S::deferred_flush), flag_type(),
+                    "an unmap returns before Xen flushes; the guest's flush queue asks for the flush (lazy only)",
+                    "pv_iommu"),
+       K::defaulted("arena_order", at(&S::arena_order), count_type({.minimum = 1, .maximum = 20}),
+                    "Xen's pool of table pages for the domain: 2^order pages", "pv_iommu"),
+       K::defaulted("max_contexts", at(&S::max_contexts), count_type({.minimum = 1, .maximum = 65534}),
+                    "contexts that the domain may create", "pv_iommu"),
+       K::defaulted("superpages", at(&S::superpages), flag_type(),
+                    "Xen merges aligned contiguous entries into larger pages", "pv_iommu"),
+       K::defaulted("doorbell", at(&S::doorbell), word_type<TrapTarget>(kTrapWords),
+                    "who answers the trapped doorbell of the guest's command ring", "nested"),
+       K::defaulted("placement", at(&S::placement), word_type<TrapTarget>(kTrapWords), "where the unit is emulated",
+                    "emulated_viommu")}};
+  return kSchema;
+}
+
+const ObjectSchema<MeasureSetting>& measure_schema() {
+  using K = Keys<MeasureSetting>;
+  static const ObjectSchema<MeasureSetting> kSchema{
+      "measure",
+      "How much is simulated: a number of I/Os or a time; a trace alone may run to its end.",
+      {K::optional("ios", at(&MeasureSetting::ios), count_type({.minimum = 1, .maximum = 1'000'000'000}),
+                   "measured I/Os of all devices together"),
+       K::optional("duration", at(&MeasureSetting::duration), time_type(1_us, kAnyTime), "measured simulated time"),
+       K::defaulted("warmup_ios", at(&MeasureSetting::warmup_ios), count_type({.minimum = 0, .maximum = 1'000'000'000}),
+                    "I/Os before, which no metric includes"),
+       K::defaulted("time_limit", at(&MeasureSetting::time_limit), time_type(1_us, kAnyTime),
+                    "simulated time at which an unfinished run fails")}};
+  return kSchema;
+}
+
+const ObjectSchema<VarySetting>& vary_schema() {
+  using K = Keys<VarySetting>;
+  static const ObjectSchema<VarySetting> kSchema{
+      "vary",
+      "One axis of a sweep: the scenario runs once per value (and per combination of axes).",
+      {K::required("key", at(&VarySetting::key), text_type("a key such as devices[0].workload.window"),
+                   "the key to set"),
+       K::defaulted("label", at(&VarySetting::label), name_type("a label"),
+                    "its name in reports; the last part of the key unless given"),
+       K::required("values", at(&VarySetting::values), list_type(text_type("a value"), 1), "the values it takes")}};
+  return kSchema;
+}
+
+void collect(const ObjectInfo& object, std::vector<const ObjectInfo*>& all) {
+  if (std::ranges::find(all, &object) != all.end()) return;
+  all.push_back(&object);
+  for (const KeyInfo& key : object.keys)
+    if (key.type.object != nullptr) collect(*key.type.object, all);
+}
+
+}  // namespace
+
+std::string to_string(StrategyKind kind) { return word_of(kStrategyWords, kind); }
+std::string to_string(WorkloadKind kind) { return word_of(kWorkloadWords, kind); }
+
+const ObjectSchema<Scenario>& scenario_schema() {
+  using K = Keys<Scenario>;
+  static const ObjectSchema<Scenario> kSchema{
+      "scenario",
+      "One file, one question. Every number has a unit, every key is checked.",
+      {K::required("name", at(&Scenario::name), name_type("a name"), "names the folder of results"),
+       K::defaulted("description", at(&Scenario::description), text_type("text"), "the question it answers"),
+       K::defaulted("seed", at(&Scenario::seed), count_type({.minimum = 0, .maximum = ~0ULL >> 1}),
+                    "of every random stream"),
+       K::required("measure", at(&Scenario::measure), object_type(measure_schema()), "how much is simulated"),
+       K::required("platform", at(&Scenario::platform), object_type(platform_schema(), "extends"),
+                   "the machine: the name of a preset, or a preset with replacements"),
+       K::required("topology", at(&Scenario::topology), object_type(topology_schema()), "what is connected to what"),
+       K::required("domains", at(&Scenario::domains), list_type(object_type(domain_schema()), 1), "the guests"),
+       K::required("devices", at(&Scenario::devices), list_type(object_type(device_schema()), 1),
+                   "the devices and what they do"),
+       K::required("strategies", at(&Scenario::strategies), list_type(object_type(strategy_schema(), "kind"), 1),
+                   "what is compared: one run each"),
+       K::required("families", at(&Scenario::families), list_type(family_type(), 1), "hardware families: one run each"),
+       K::defaulted("vary", at(&Scenario::vary), list_type(object_type(vary_schema()), 0), "axes of a sweep")}};
+  return kSchema;
+}
+
+std::vector<const ObjectInfo*> all_objects() {
+  std::vector<const ObjectInfo*> all;
+  collect(scenario_schema().info, all);
+  return all;
+}
+
+namespace {
+
+std::string escape_cell(const std::string& text) {
+  std::string out;
+  for (const char c : text) out += c == '|' ? "\\|" : std::string(1, c);
+  return out;
+}
+
+std::string default_cell(const KeyInfo& key) {
+  switch (key.need) {
+    case Need::Required:
+      return "required";
+    case Need::Optional:
+      return "—";
+    case Need::Defaulted:
+      return key.default_text == "~" || key.default_text.empty() ? "—" : "`" + escape_cell(key.default_text) + "`";
+  }
+  return {};
+}
+
+std::string type_cell(const KeyInfo& key) {
+  std::string cell = key.type.summary;
+  if (key.type.object != nullptr) {
+    const std::string& name = key.type.object->name;
+    cell = std::string(key.type.is_list ? "list of " : "") + "[" + name + "](#" + name + ")";
+    if (!key.type.shorthand_key.empty()) cell += ", or its `" + key.type.shorthand_key + "` alone";
+  }
+  return escape_cell(cell);
+}
+
+}  // namespace
+
+std::string schema_markdown() {
+  std::string out;
+  for (const ObjectInfo* object : all_objects()) {
+    out +=
+        "### " + object->name + "\n\n" + object->doc + "\n\n| key | value | default | meaning |\n|---|---|---|---|\n";
+    for (const KeyInfo& key : object->keys) {
+      const std::string only = key.only_for.empty() ? "" : " (" + key.only_for + ")";
+      out += "| `" + key.name + "`" + only + " | " + type_cell(key) + " | " + default_cell(key) + " | " +
+             escape_cell(key.doc) + " |\n";
+    }
+    out += "\n";
+  }
+  return out;
+}
+
+}  // namespace iommu::scenario
