@@ -38,6 +38,7 @@ struct InvalidationScope {
   std::optional<AddressRange> range;     // Iotlb, DeviceTlb: input addresses; InterruptEntry: indices
   bool leaf_only = false;                // Iotlb: walk caches may keep non-leaf entries
   bool global_pages = false;             // Iotlb: stage-1 pages marked global go as well
+  bool stage1_only = false;              // Iotlb: only what involves a stage 1 (what carries an address-space tag)
   friend bool operator==(const InvalidationScope&, const InvalidationScope&) = default;
 };
 
@@ -54,6 +55,7 @@ struct CacheTags {
 [[nodiscard]] constexpr bool matches(const InvalidationScope& scope, const CacheTags& tags) {
   if (scope.domain && *scope.domain != tags.domain) return false;
   if (scope.asid && !(tags.is_global && scope.global_pages) && scope.asid != tags.asid) return false;
+  if (scope.stage1_only && !tags.asid) return false;
   if (scope.requester) {
     if (!tags.requester) return false;
     const unsigned different = static_cast<unsigned>(scope.requester->value()) ^ tags.requester->value();

@@ -8,6 +8,7 @@ Task<TranslationResponse> IommuCore::translate(TranslationRequest request, Memor
     TranslationResponse bypass = Translation{Hpa(request.address.value()), 63, kReadWrite, {}, true};
     co_return bypass;
   }
+  if (auto answer = answer_without_tables(request)) co_return *answer;
   const ContextResult found = co_await find_context(request, memory);
   if (const auto* fault = std::get_if<Fault>(&found)) {
     TranslationResponse response = *fault;

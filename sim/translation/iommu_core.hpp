@@ -31,7 +31,10 @@ struct Context {
   ContextKind kind = ContextKind::Bypass;
   DomainTag domain;             // tags stage-2 and final translations
   std::optional<AsidTag> asid;  // tags stage-1 and final translations; absent without stage 1
-  TableRoot stage1;             // address is guest-physical when kind is Nested, else host-physical
+  // Tags the cached context itself where a process table led to it, with or without stage 1: what a ProcessContext
+  // invalidation by address space matches.
+  std::optional<AsidTag> process;
+  TableRoot stage1;  // address is guest-physical when kind is Nested, else host-physical
   TableRoot stage2;
   // Bits that only the family reads back (permission and cacheability controls of its entries).
   std::uint64_t family_bits = 0;
@@ -99,6 +102,10 @@ class IommuCore {
   // Translation ------------------------------------------------------------------------------------------------------
   // False while the unit passes every request through untranslated (before software enables it).
   [[nodiscard]] virtual bool is_translating() const = 0;
+  // Requests whose answer needs no table: address ranges with a fixed meaning, such as interrupt messages. Asked first.
+  [[nodiscard]] virtual std::optional<TranslationResponse> answer_without_tables(const TranslationRequest&) const {
+    return std::nullopt;
+  }
   // Reads the device tables. Never caches.
   virtual Task<ContextResult> find_context(TranslationRequest request, MemoryPort& memory) = 0;
   // Reads the page tables of a context. The result's page is what may be cached.
@@ -121,6 +128,9 @@ class IommuCore {
   virtual std::optional<InterruptMessage> fence_interrupt() = 0;
   // Register-based invalidation has taken effect: clears the busy bit software polls.
   virtual void invalidation_done() = 0;
+  // An interrupt that no other function returns: unmasking a pending event, a command error. Ask after mmio_write() and
+  // fetch_command() until it is empty.
+  virtual std::optional<InterruptMessage> take_interrupt() { return std::nullopt; }
 
   // Registers --------------------------------------------------------------------------------------------------------
   // `bytes` is 4 or 8, `offset` aligned to it; anything else reads as zero and is ignored on write, as on hardware.

@@ -15,13 +15,25 @@
 
 namespace iommu {
 
-enum class StopKind : std::uint8_t { Absent, Malformed, Denied, MemoryFailed, Stage2 };
+enum class StopKind : std::uint8_t {
+  Absent,
+  Malformed,
+  Denied,
+  OutOfRange,    // the input is wider than the tables translate (stage 2 of a nested walk)
+  MemoryFailed,  // the entry could not be read
+  MarkFailed,    // the entry could not be marked as used
+  Stage2,
+};
+
+// A mark is retried when software changed the entry at the same moment. Whoever changes it every time is hostile.
+inline constexpr unsigned kMaxMarkAttempts = 16;
 
 // Why and where stage 2 refused an address that stage 1 needed.
 struct Stage2Stop {
   StopKind kind = StopKind::Absent;
   Level level = 0;
   Gpa address;
+  std::uint64_t entry = 0;  // the stage-2 entry that refused
 };
 
 struct WalkStop {
@@ -29,6 +41,8 @@ struct WalkStop {
   Level level = 0;
   std::uint64_t entry = 0;
   std::optional<Stage2Stop> stage2;  // kind == Stage2: refused while fetching (or marking) the entry of this level
+  // When the stage-2 refusal was of the write that marks the entry rather than of the read that fetches it.
+  bool while_marking = false;
 };
 
 struct WalkLeaf {
@@ -72,6 +86,7 @@ template <PageFormat F, class Tables>
 Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Access access, Tables tables, Stage stage,
                              WalkTag tag, WalkAids aids) {
   Level level = root.top_level;
+  unsigned mark_attempts = 0;
   std::uint64_t table = root.address;
   Permissions allowed = kReadWrite;
   std::optional<Hpa> table_host;  // of `table`, when a cached walk knew it
@@ -93,7 +108,7 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
       } else {
         const Located located = co_await tables.locate(Gpa(table + offset));
         if (located.refused) {
-          WalkStop stop{StopKind::Stage2, level, 0, located.refused};
+          WalkStop stop{StopKind::Stage2, level, 0, located.refused, false};
           co_return stop;
         }
         entry_address = located.host;
@@ -106,7 +121,7 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
     }
     const MemoryResult read = co_await tables.memory.read64(entry_address, tables.kind);
     if (read.failed) {
-      WalkStop stop{StopKind::MemoryFailed, level, 0, std::nullopt};
+      WalkStop stop{StopKind::MemoryFailed, level, 0, std::nullopt, false};
       co_return stop;
     }
     const DecodedEntry decoded = format.decode(read.value, level, input, access);
@@ -115,25 +130,26 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
       const StopKind kind = decoded.kind == EntryKind::Absent      ? StopKind::Absent
                             : decoded.kind == EntryKind::Malformed ? StopKind::Malformed
                                                                    : StopKind::Denied;
-      WalkStop stop{kind, level, read.value, std::nullopt};
+      WalkStop stop{kind, level, read.value, std::nullopt, false};
       co_return stop;
     }
     if (const auto marked = format.mark_used(read.value, level, access)) {
       if constexpr (Tables::kNested) {
         const Located writable = co_await tables.locate_for_marking(Gpa(table + offset));
         if (writable.refused) {
-          WalkStop stop{StopKind::Stage2, level, read.value, writable.refused};
+          WalkStop stop{StopKind::Stage2, level, read.value, writable.refused, true};
           co_return stop;
         }
       }
       const MemoryResult swapped =
           co_await tables.memory.compare_exchange64(entry_address, read.value, *marked, tables.kind);
-      if (swapped.failed) {
-        WalkStop stop{StopKind::MemoryFailed, level, read.value, std::nullopt};
+      const bool lost = !swapped.failed && swapped.value != read.value;
+      if (swapped.failed || (lost && ++mark_attempts == kMaxMarkAttempts)) {
+        WalkStop stop{StopKind::MarkFailed, level, read.value, std::nullopt, false};
         co_return stop;
       }
       // Somebody changed the entry between read and mark: what was decoded is void, so this level starts again.
-      if (swapped.value != read.value) continue;
+      if (lost) continue;
     }
     allowed = allowed & decoded.allowed;
     if (decoded.kind == EntryKind::Leaf) {
@@ -160,9 +176,14 @@ struct NestedTables {
   TableRoot stage2_root;
   WalkTag stage2_tag;
   WalkAids aids;
+  unsigned input_bits = 64;  // width of the guest-physical addresses that stage 2 translates
 
   // Stage 2 of a guest-physical address, through the cache of whole stage-2 translations when there is one.
   Task<WalkResult> translate(Gpa address, Access access) const {
+    if (input_bits < 64 && address.value() >> input_bits != 0) {
+      WalkStop stop{StopKind::OutOfRange, stage2_root.top_level, 0, std::nullopt, false};
+      co_return stop;
+    }
     if (aids.caches != nullptr) {
       if (const auto hit = aids.caches->find_stage2_leaf(stage2_tag, address); hit && hit->allowed.allow(access)) {
         const std::uint64_t in_page = address.offset_in(hit->page_lg2);
@@ -194,7 +215,7 @@ struct NestedTables {
   static Located located(const WalkResult& result, Gpa address) {
     if (const auto* leaf = std::get_if<WalkLeaf>(&result)) return {Hpa(leaf->address), std::nullopt};
     const auto& stop = std::get<WalkStop>(result);
-    return {Hpa(), Stage2Stop{stop.kind, stop.level, address}};
+    return {Hpa(), Stage2Stop{stop.kind, stop.level, address, stop.entry}};
   }
 };
 
