@@ -71,18 +71,25 @@ const ObjectSchema<PciePlatform>& pcie_schema() {
              "completions are cut at its multiples");
     rows.count("dllp_per_mille", &P::dllp_per_mille, 0, 500, "of the raw rate, for acknowledgements and flow control");
     rows.time("propagation", &P::propagation, "one way, without serialisation");
-    rows.count("posted_header_credits", &P::posted_header_credits, 1, 65535, "writes the root port can hold");
-    rows.count("posted_data_credits", &P::posted_data_credits, 1, 65535, "their payload, in units of 16 bytes");
-    rows.count("nonposted_header_credits", &P::nonposted_header_credits, 1, 65535, "reads the root port can hold");
-    rows.count("completion_header_credits", &P::completion_header_credits, 1, 65535, "completions the device can hold");
-    rows.count("completion_data_credits", &P::completion_data_credits, 1, 65535, "their payload, in units of 16 bytes");
-    rows.count("tags", &P::tags, 1, 65536, "reads in flight");
-    rows.add("completion_order", at(&P::completion_order),
-             word_type<CompletionOrder>(
-                 {{"in_order", CompletionOrder::InOrder}, {"out_of_order", CompletionOrder::OutOfOrder}}),
+    const auto order_type = word_type<ReturnSequence>(
+        {{"in_order", ReturnSequence::InOrder}, {"out_of_order", ReturnSequence::OutOfOrder}});
+    rows.count("posted_headers", &P::posted_headers, 1, 65535, "writes the root port can hold");
+    rows.count("posted_data", &P::posted_data, 1, 65535, "their payload, in units of 16 bytes");
+    rows.count("nonposted_headers", &P::nonposted_headers, 1, 65535, "reads the root port can hold");
+    rows.count("write_translations", &P::write_translations, 1, 65535,
+               "translations of writes asked for and not yet used");
+    rows.count("read_translations", &P::read_translations, 1, 65535, "the same, of reads");
+    rows.add("read_translation_order", at(&P::read_translation_order), order_type,
+             "whether a read uses its translation only after all older reads");
+    rows.add("completion_order", at(&P::completion_order), order_type,
              "whether completions come back in the order of the reads");
-    rows.count("root_port_buffer", &P::root_port_buffer, 1, 65536,
-               "packets held while they wait for the IOMMU and memory");
+    rows.add("reads_pass_writes", at(&P::reads_pass_writes), flag_type(), "whether a read overtakes older writes");
+    rows.count("tags", &P::tags, 1, 65536, "reads in flight");
+    rows.time("read_interval", &P::read_interval, "between the starts of two reads of the device");
+    rows.time("write_interval", &P::write_interval, "between the starts of two writes of the device");
+    rows.count("completion_headers", &P::completion_headers, 0, 65535,
+               "completions the device can hold; 0: as many as its tags ask for");
+    rows.count("completion_data", &P::completion_data, 0, 65535, "their payload, in units of 16 bytes; 0: the same");
     return ObjectSchema<P>{"pcie", "The link of a root port and the endpoint on it.", std::move(rows.keys)};
   }();
   return kSchema;

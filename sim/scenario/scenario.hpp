@@ -45,10 +45,11 @@ struct MemoryPlatform {
   Row<bool> dma_writes_allocate;  // DMA writes go into the last-level cache (DDIO) or around it
 };
 
-// Does a device receive read completions in the order of its requests?
-enum class CompletionOrder : std::uint8_t { InOrder, OutOfOrder };
+// Do things come back in the order in which they were asked for?
+enum class ReturnSequence : std::uint8_t { InOrder, OutOfOrder };
 
-// The link of one root port and the endpoint on it; all links alike.
+// The link of one root port and the endpoint on it; all links alike. Names are those of LinkParameters,
+// RootPortParameters and EndpointParameters.
 struct PciePlatform {
   Row<std::uint64_t> generation;  // 1 to 6
   Row<std::uint64_t> lanes;
@@ -57,14 +58,21 @@ struct PciePlatform {
   Row<Bytes> read_completion_boundary;
   Row<std::uint64_t> dllp_per_mille;  // of the raw rate, for acknowledgements and flow control
   Row<Picoseconds> propagation;       // one way, without serialisation
-  Row<std::uint64_t> posted_header_credits;
-  Row<std::uint64_t> posted_data_credits;  // units of 16 bytes
-  Row<std::uint64_t> nonposted_header_credits;
-  Row<std::uint64_t> completion_header_credits;
-  Row<std::uint64_t> completion_data_credits;  // units of 16 bytes
-  Row<std::uint64_t> tags;                     // reads in flight
-  Row<CompletionOrder> completion_order;
-  Row<std::uint64_t> root_port_buffer;  // packets that a root port holds while they wait for the IOMMU and memory
+  // Root port.
+  Row<std::uint64_t> posted_headers;
+  Row<std::uint64_t> posted_data;  // units of 16 bytes
+  Row<std::uint64_t> nonposted_headers;
+  Row<std::uint64_t> write_translations;  // asked for and not yet used
+  Row<std::uint64_t> read_translations;
+  Row<ReturnSequence> read_translation_order;
+  Row<ReturnSequence> completion_order;
+  Row<bool> reads_pass_writes;
+  // Endpoint.
+  Row<std::uint64_t> tags;         // reads in flight
+  Row<Picoseconds> read_interval;  // between the starts of two read operations
+  Row<Picoseconds> write_interval;
+  Row<std::uint64_t> completion_headers;  // room for completions; 0: as much as the tags can ask for
+  Row<std::uint64_t> completion_data;     // units of 16 bytes
 };
 
 // Do translations leave the unit in the order in which they were asked for?

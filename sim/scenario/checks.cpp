@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/scenario/checks.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <set>
+
+#include "sim/scenario/nearest.hpp"
+#include "sim/scenario/schema.hpp"
+
+namespace iommu::scenario {
+
+namespace {
+
+std::string at_index(const char* list, std::size_t index, const std::string& rest = {}) {
+  return std::string(list) + "[" + std::to_string(index) + "]" + (rest.empty() ? "" : "." + rest);
+}
+
+std::string size_text(Bytes size) { return format_quantity(size.value(), size_dimension()); }
+
+// ASSUMPTION(scenario-001): Xen, its heap and its tables need 64 MiB of the host besides the guests.
+constexpr Bytes kXenReserve = 64_MiB;
+// ASSUMPTION(scenario-002): a guest keeps 1 MiB for its kernel, rings and page tables besides DMA buffers.
+constexpr Bytes kGuestReserve = 1_MiB;
+
+void check_measure(const Scenario& s, const Complain& complain) {
+  const bool traces_only =
+      std::ranges::all_of(s.devices, [](const DeviceSetting& d) { return d.workload.kind == WorkloadKind::Trace; });
+  if (s.measure.ios && s.measure.duration)
+    complain("measure.duration", "both 'ios' and 'duration' are given; expected one of them");
+  if (!s.measure.ios && !s.measure.duration && !traces_only)
+    complain("measure", "expected 'ios' or 'duration': only a trace ends by itself");
+  if (s.measure.duration && *s.measure.duration > s.measure.time_limit)
+    complain("measure.duration", "longer than 'time_limit'");
+}
+
+void check_nic(const NicWorkload& nic, const std::string& path, const Complain& complain) {
+  if (nic.buffer_size < nic.packet_size)
+    complain(path + ".buffer_size",
+             "a buffer of " + size_text(nic.buffer_size) + " does not hold a packet of " + size_text(nic.packet_size));
+  if (nic.payloads_in_flight > nic.ring_entries)
+    complain(path + ".payloads_in_flight", "more than the ring's " + std::to_string(nic.ring_entries) + " entries");
+}
+
+void check_random_dma(const RandomDmaWorkload& dma, Bytes memory, const std::string& path, const Complain& complain) {
+  if (dma.window + kGuestReserve > memory)
+    complain(path + ".window", "a window of " + size_text(dma.window) + " does not fit into the guest's " +
+                                   size_text(memory) + " (it keeps " + size_text(kGuestReserve) + " for itself)");
+  if (dma.access_size > dma.window || dma.window % dma.access_size != Bytes(0))
+    complain(path + ".access_size", "the window is not a multiple of it");
+  if (dma.window % dma.page_size != Bytes(0)) complain(path + ".page_size", "the window is not a multiple of it");
+  if (dma.pattern == Pattern::Strided && (dma.stride > dma.window || dma.stride % dma.access_size != Bytes(0)))
+    complain(path + ".stride", "expected a multiple of access_size, at most the window");
+}
+
+void check_device(Scenario& s, std::size_t index, const Complain& complain) {
+  DeviceSetting& device = s.devices[index];
+  const auto domain = std::ranges::find(s.domains, device.domain, &DomainSetting::name);
+  if (domain == s.domains.end()) {
+    std::vector<std::string> names;
+    for (const DomainSetting& d : s.domains) names.push_back(d.name);
+    complain(at_index("devices", index, "domain"),
+             "there is no domain '" + device.domain + "'" + did_you_mean(device.domain, names));
+    return;
+  }
+  device.domain_index = static_cast<std::size_t>(domain - s.domains.begin());
+  if (device.vcpu >= domain->vcpus)
+    complain(at_index("devices", index, "vcpu"),
+             "domain '" + domain->name + "' has " + std::to_string(domain->vcpus) + " vCPUs, numbered from 0");
+  const std::string path = at_index("devices", index, "workload");
+  if (device.workload.kind == WorkloadKind::Nic) check_nic(device.workload.nic, path, complain);
+  if (device.workload.kind == WorkloadKind::RandomDma)
+    check_random_dma(device.workload.random_dma, domain->memory, path, complain);
+}
+
+void check_devices(Scenario& s, const Complain& complain) {
+  for (std::size_t i = 0; i < s.devices.size(); ++i) {
+    check_device(s, i, complain);
+    for (std::size_t earlier = 0; earlier < i; ++earlier) {
+      if (s.devices[earlier].bdf == s.devices[i].bdf)
+        complain(at_index("devices", i, "bdf"), "device '" + s.devices[earlier].name + "' has this BDF already");
+      if (s.devices[earlier].name == s.devices[i].name)
+        complain(at_index("devices", i, "name"), "the name '" + s.devices[i].name + "' is already taken");
+    }
+  }
+}
+
+void check_domains(const Scenario& s, const Complain& complain) {
+  Bytes needed = kXenReserve;
+  std::set<std::string> names;
+  for (std::size_t i = 0; i < s.domains.size(); ++i) {
+    const DomainSetting& domain = s.domains[i];
+    needed += domain.memory;
+    if (!names.insert(domain.name).second)
+      complain(at_index("domains", i, "name"), "the name '" + domain.name + "' is already taken");
+    if (domain.memory % domain.p2m.page_size != Bytes(0))
+      complain(at_index("domains", i, "memory"),
+               "not a multiple of its p2m's pages of " + size_text(domain.p2m.page_size));
+    if (std::ranges::none_of(s.devices, [&](const DeviceSetting& d) { return d.domain == domain.name; }))
+      complain(at_index("domains", i, "name"), "no device is assigned to domain '" + domain.name + "'");
+    if (needed > s.platform.memory.size.value) {
+      complain(at_index("domains", i, "memory"), "the domains and Xen's " + size_text(kXenReserve) + " need " +
+                                                     size_text(needed) + "; platform '" + s.platform.name + "' has " +
+                                                     size_text(s.platform.memory.size.value));
+      return;
+    }
+  }
+}
+
+void check_strategies(Scenario& s, const Complain& complain) {
+  std::set<std::string> labels;
+  for (std::size_t i = 0; i < s.strategies.size(); ++i) {
+    StrategySetting& strategy = s.strategies[i];
+    if (strategy.label.empty()) strategy.label = to_string(strategy.kind);
+    if (!labels.insert(strategy.label).second)
+      complain(at_index("strategies", i), "two strategies are called '" + strategy.label + "'; give one a 'label'");
+    const bool any_lazy =
+        std::ranges::any_of(s.domains, [](const DomainSetting& d) { return d.dma_api.policy == DmaPolicy::Lazy; });
+    if (strategy.deferred_flush && !any_lazy)
+      complain(at_index("strategies", i, "deferred_flush"),
+               "needs a guest that defers: no domain has dma_api.policy: lazy");
+  }
+  std::set<std::string> families;
+  for (std::size_t i = 0; i < s.families.size(); ++i)
+    if (!families.insert(s.families[i]).second) complain(at_index("families", i), "given twice");
+}
+
+void check_cache(const CachePlatform& cache, const std::string& path, const Complain& complain) {
+  const std::uint64_t entries = cache.entries.value;
+  const std::uint64_t ways = cache.ways.value == 0 ? entries : cache.ways.value;
+  if (entries == 0) return;
+  if (entries % ways != 0 || !std::has_single_bit(entries / ways))
+    complain(path + ".ways",
+             std::to_string(entries) + " entries in sets of " + std::to_string(ways) + " make no power of two of sets");
+  if (cache.replacement.value == Replacement::TreePlru && !std::has_single_bit(ways))
+    complain(path + ".replacement", "tree_plru needs a power of two of ways");
+}
+
+void check_platform(const Platform& p, const Complain& complain) {
+  const IommuPlatform& u = p.iommu;
+  check_cache(u.iotlb, "platform.iommu.iotlb", complain);
+  check_cache(u.iotlb_large, "platform.iommu.iotlb_large", complain);
+  check_cache(u.first_level, "platform.iommu.first_level", complain);
+  check_cache(u.context_cache, "platform.iommu.context_cache", complain);
+  check_cache(u.stage2_leaf_cache, "platform.iommu.stage2_leaf_cache", complain);
+  constexpr std::array<const char*, kWalkCacheReaches> kReaches{"reach_2m", "reach_1g", "reach_512g", "reach_256t"};
+  for (std::size_t r = 0; r < kWalkCacheReaches; ++r) {
+    check_cache(u.stage1_walk_cache[r], std::string("platform.iommu.stage1_walk_cache.") + kReaches[r], complain);
+    check_cache(u.stage2_walk_cache[r], std::string("platform.iommu.stage2_walk_cache.") + kReaches[r], complain);
+  }
+  const std::uint64_t bits = u.input_address_bits.value;
+  if (bits != 39 && bits != 48 && bits != 57)
+    complain("platform.iommu.input_address_bits.value", "expected 39, 48 or 57 (three, four or five levels)");
+  constexpr std::array<std::uint64_t, 7> kWidths{1, 2, 4, 8, 12, 16, 32};
+  if (std::ranges::find(kWidths, p.pcie.lanes.value) == kWidths.end())
+    complain("platform.pcie.lanes.value", "a link has 1, 2, 4, 8, 12, 16 or 32 lanes");
+  const std::uint64_t llc_line_set = 64 * p.memory.llc_ways.value;
+  if (p.memory.llc_size.value.value() % llc_line_set != 0)
+    complain("platform.memory.llc_size.value", "not a multiple of 64 bytes times llc_ways");
+}
+
+}  // namespace
+
+void check_scenario(Scenario& scenario, const Complain& complain) {
+  check_measure(scenario, complain);
+  check_devices(scenario, complain);
+  check_domains(scenario, complain);
+  check_strategies(scenario, complain);
+  check_platform(scenario.platform, complain);
+  resolve_topology(scenario, complain);
+}
+
+}  // namespace iommu::scenario
