@@ -48,17 +48,17 @@ struct NicParameters {
 
 struct NicQueueSetup {
   NicQueueKind kind = NicQueueKind::Receive;
-  Iova descriptor_ring;  // entries * descriptor_size bytes, mapped readable by the device
-  Iova completion_ring;  // entries * completion_size bytes, mapped writable by the device
+  Iova descriptor_ring{};  // entries * descriptor_size bytes, mapped readable by the device
+  Iova completion_ring{};  // entries * completion_size bytes, mapped writable by the device
   std::uint32_t entries = 256;
   // Receive: what arrives from the wire. No interval: a packet is always there, so the queue runs as fast as it can.
   Bytes packet_size{1500};
-  std::optional<Picoseconds> packet_interval;
+  std::optional<Picoseconds> packet_interval{};
 };
 
 struct NicBuffer {
-  Iova address;
-  Bytes length;  // > 0. Receive: room for a packet; longer packets are cut. Transmit: the packet.
+  Iova address{};
+  Bytes length{};  // > 0. Receive: room for a packet; longer packets are cut. Transmit: the packet.
   std::uint64_t cookie = 0;
 };
 

@@ -17,13 +17,13 @@ enum class DmaPattern : std::uint8_t {
 };
 
 struct RandomDmaParameters {
-  Iova base;
+  Iova base{};
   Bytes window{1 << 20};  // a multiple of access_size
   Bytes access_size{64};  // > 0
   Bytes stride{4096};     // Strided: a multiple of access_size, at most the window
   Access access = Access::Read;
   DmaPattern pattern = DmaPattern::Random;
-  std::optional<std::uint64_t> operations;  // nullopt: endless
+  std::optional<std::uint64_t> operations{};  // nullopt: endless
 
   // Why the parameters cannot be; null when they can.
   [[nodiscard]] constexpr const char* problem() const {
