@@ -34,7 +34,11 @@ std::optional<std::string> nearest(std::string_view word, std::span<const std::s
   for (const std::string& candidate : candidates) {
     const std::size_t distance = edit_distance(word, candidate);
     const std::size_t tolerated = std::max<std::size_t>(1, (std::max(word.size(), candidate.size()) + 1) / 3);
-    if (distance <= tolerated && (!best || distance < best_distance)) {
+    // Of equally near names, people mean the one that begins alike ("MB": MiB rather than B).
+    const bool begins_alike = !word.empty() && candidate.starts_with(word.front());
+    const bool is_better = !best || distance < best_distance ||
+                           (distance == best_distance && begins_alike && !best->starts_with(word.front()));
+    if (distance <= tolerated && is_better) {
       best = candidate;
       best_distance = distance;
     }

@@ -245,7 +245,7 @@ struct TraceWorkload {
   std::string file;      // as written: relative to the scenario file
   std::string resolved;  // path to open; never part of a result
   std::vector<TraceClass> drop{TraceClass::ShadowDoorbell};
-  std::uint64_t outstanding = 16;
+  std::uint64_t dmas_in_flight = 16;
 };
 
 struct WorkloadSetting {

@@ -248,8 +248,8 @@ void add_trace_keys(std::vector<Key<W>>& keys) {
   keys.push_back(K::defaulted("drop", at(&W::trace, &TraceWorkload::drop),
                               list_type(word_type<TraceClass>(kTraceClassWords), 0),
                               "classes of recorded DMA to leave out; dbbuf exists only on emulated NVMe", kTrace));
-  keys.push_back(K::defaulted("outstanding", at(&W::trace, &TraceWorkload::outstanding),
-                              count_type({.minimum = 1, .maximum = 4096}), "DMAs in flight", kTrace));
+  keys.push_back(K::defaulted("dmas_in_flight", at(&W::trace, &TraceWorkload::dmas_in_flight),
+                              count_type({.minimum = 1, .maximum = 4096}), "most at once", kTrace));
 }
 
 const ObjectSchema<W>& workload_schema() {
