@@ -130,7 +130,7 @@ void check_cache(const CachePlatform& cache, const std::string& path, const Comp
   const std::uint64_t ways = cache.ways.value == 0 ? entries : cache.ways.value;
   if (entries == 0) return;
   if (entries % ways != 0 || !std::has_single_bit(entries / ways))
-    complain(path + ".ways",
+    complain(path + ".entries.value",
              std::to_string(entries) + " entries in sets of " + std::to_string(ways) + " make no power of two of sets");
   if (cache.replacement.value == Replacement::TreePlru && !std::has_single_bit(ways))
     complain(path + ".replacement", "tree_plru needs a power of two of ways");
