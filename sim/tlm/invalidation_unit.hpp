@@ -50,7 +50,7 @@ class CommandPort final : public MemoryPort {
  private:
   [[nodiscard]] bool holds(const MemoryAccess& access) const;
   void copy_to(MemoryAccess& access) const;
-  void fetched(std::uint64_t);
+  void fetched();
 
   MemorySystem::Port& memory_;
   Bytes fetch_bytes_;
@@ -97,8 +97,9 @@ class InvalidationUnit {
   Task<void> complete(FenceCompletion fence);
   void begin_drain(std::coroutine_handle<> waiter);
   void advance_drain();
-  void dma_drained(std::uint64_t);
-  void device_tlb_done(std::uint64_t);
+  void advance_drain_at(std::uint64_t);
+  void dma_drained();
+  void device_tlb_done();
 
   Calendar& calendar_;
   IommuCore& core_;
@@ -111,7 +112,6 @@ class InvalidationUnit {
   CommandPort port_;
   DeviceTlbPort* device_tlbs_ = nullptr;
   Fifo<InvalidationScope> by_register_;
-  bool register_pending_ = false;
   bool is_running_ = false;
   std::uint64_t device_tlbs_pending_ = 0;
 

@@ -71,7 +71,7 @@ struct IommuParameters {
   std::array<CacheShape, kLevels> stage2_walk_cache{};
   CacheShape stage2_leaf_cache{};  // whole stage-2 translations, for the addresses of stage-1 tables
 
-  // Why the parameters cannot be, in words for a scenario error; empty when they can.
+  // Why the parameters cannot be, in words for a scenario error; null when they can.
   [[nodiscard]] const char* problem() const;
 };
 

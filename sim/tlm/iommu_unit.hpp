@@ -74,19 +74,26 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   // The way of a request, in order.
   void look_up_first_level(std::uint64_t request);
   void look_up(std::uint64_t request);
+  void resolve(UnitRequest& request);
   void with_context(UnitRequest& request, const Context& context);
   void translate_directly(UnitRequest& request, const Context& context);
   void miss(UnitRequest& request, const Context& context);
   void answer(UnitRequest& request, const TranslationResponse& response);
-  void answer_hit(UnitRequest& request, const CachedTranslation& translation);
-  void retire_in_order();
+  void finish(UnitRequest& request);
+  void want_context(UnitRequest& request);
+  void mark_missed(UnitRequest& request);
+  void block(UnitRequest& request);
+  void join(UnitRequest& request);
+  void answer_merged(UnitRequest& request, const TranslationResponse& response);
   void release_held(std::uint64_t answered_sequence);
   void deliver(UnitRequest& request);
 
-  void schedule_lookup(UnitRequest& request, Picoseconds earliest);
+  void schedule_lookup(UnitRequest& request);
   void leave_queue();
   void readmit_blocked();
-  void count_answer(const UnitRequest& request);
+  void count_walk(const MissEntry& entry, const TranslationResponse& response);
+  void count_answer(UnitRequest& request);
+  void cache(const MissEntry& entry, const Translation& translation);
   void post_interrupt(const InterruptMessage& message);
   void interrupt_written(std::uint64_t slot);
 
@@ -101,8 +108,11 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   [[nodiscard]] bool is_drained() const override { return draining_ == 0; }
   void raise(const InterruptMessage& message) override { post_interrupt(message); }
 
-  void mark_draining(UnitRequest& request);
-  void mark_chain(UnitRequest* first);
+  void overtake_walks(const InvalidationScope& scope);
+  void overtake_contexts(const InvalidationScope& scope);
+  void drain_answered(const InvalidationScope& scope);
+  void drain(UnitRequest* chain);
+  void drain_one(UnitRequest& request);
 
   Calendar& calendar_;
   IommuCore& core_;

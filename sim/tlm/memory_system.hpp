@@ -45,7 +45,7 @@ struct MemoryParameters {
                                                    LlcPolicy::Allocate, LlcPolicy::Allocate, LlcPolicy::Allocate,
                                                    LlcPolicy::Allocate, LlcPolicy::Allocate};
 
-  // Why the parameters cannot be; empty when they can.
+  // Why the parameters cannot be; null when they can.
   [[nodiscard]] const char* problem() const;
 };
 
@@ -129,7 +129,7 @@ class MemorySystem {
   struct Item {
     void* object = nullptr;
     Port* port = nullptr;
-    Picoseconds arrived;
+    Picoseconds arrived{};
     std::uint32_t slot = 0;
     std::uint32_t bytes = 0;
     Hpa address;
@@ -137,7 +137,7 @@ class MemorySystem {
     bool is_write = false;
     bool allocates = false;
     Form form = Form::Awaited;
-    Picoseconds waited;
+    Picoseconds waited{};
   };
 
   void arrive(const Item& item);

@@ -70,7 +70,7 @@ class MmioTarget {
   };
   void arrive(std::uint64_t);
   void issue(ReadAwaiter& read);
-  void sample(std::uint64_t read);
+  void sample(ReadAwaiter& read);
 
   Calendar& calendar_;
   IommuCore& core_;

@@ -28,7 +28,8 @@ class WalkPort final : public MemoryPort {
       : calendar_(calendar), memory_(memory), issue_(issue) {}
 
   bool begin(MemoryAccess& access) override;
-  void reset();
+  // A new walk begins; `lead_in` has been spent before its first access and is charged to that.
+  void reset(Picoseconds lead_in);
   // Closes the account of the last access: call when the walk has ended.
   void settle();
 
@@ -37,11 +38,10 @@ class WalkPort final : public MemoryPort {
   [[nodiscard]] std::uint32_t marks() const { return marks_; }
 
  private:
-  void send(std::uint64_t access);
-
   Calendar& calendar_;
   MemorySystem::Port& memory_;
   Picoseconds issue_;
+  Picoseconds lead_in_;
   Picoseconds begun_;
   AccessKind kind_ = AccessKind::Data;
   bool is_open_ = false;
@@ -86,8 +86,10 @@ struct MissEntry {
   WalkTag tag;
   RequestChain requests;  // the first started the walk
   WalkEpoch began;
-  bool is_walking = false;   // table reads have begun
-  WalkPort* port = nullptr;  // its walker's accounts, once walking
+  bool is_walking = false;    // table reads have begun
+  bool is_overtaken = false;  // an invalidation covers it: its own requests are drained, later ones walk again
+  WalkPort* port = nullptr;   // its walker's accounts, once walking
+  std::uint32_t slot = 0;
   std::uint32_t next_in_bucket = 0;
   bool is_used = false;
 };
@@ -96,11 +98,13 @@ struct ContextFetch {
   ContextKey who;
   RequestChain requests;  // the first started the fetch
   WalkEpoch began;
+  bool is_overtaken = false;
   WalkPort* port = nullptr;
+  std::uint32_t slot = 0;
   bool is_used = false;
 };
 
-// Told when a fetch or a walk has ended. The entry is still in place; the walkers free it afterwards.
+// Told when a fetch or a walk has ended. It takes the requests off, calls release(), and answers them.
 class WalkClient {
  public:
   virtual ~WalkClient() = default;
@@ -118,10 +122,15 @@ class TableWalkers {
   // A new entry; null when all are taken. Fill in context, tag and the first request, then start().
   MissEntry* allocate(const MissKey& key);
   void start(MissEntry& entry);
+  [[nodiscard]] bool has_free_entry() const { return !free_entries_.empty(); }
 
   // The fetch under way for this requester; null when there is none.
   [[nodiscard]] ContextFetch* find_fetch(const TranslationRequest& request);
   ContextFetch& start_fetch(UnitRequest& first);
+
+  // Frees the entry and its walker for the next job. Called by the client, inside its call.
+  void release(MissEntry& entry);
+  void release(ContextFetch& fetch);
 
   template <class Visit>
   void for_each_miss(Visit&& visit) {
@@ -161,7 +170,6 @@ class TableWalkers {
   void begin_fetch(std::uint64_t slot);
   Task<void> run_walk(std::uint32_t slot);
   Task<void> run_fetch(std::uint32_t slot);
-  void release(MissEntry& entry);
   [[nodiscard]] std::uint32_t& bucket_of(const MissKey& key);
 
   Calendar& calendar_;

@@ -3,8 +3,8 @@
 // remembers having forgotten (the ghosts that tell an invalidation-induced miss from any other). No time: the unit
 // decides when to look and when an invalidation takes effect.
 //
-// All caches of final translations and tables see every Iotlb scope, so one epoch dates all of them; contexts and the
-// first-level TLBs, which are tagged by requester, have their own.
+// All caches of final translations and of tables see every Iotlb scope, so one epoch dates all of them. Contexts have
+// their own, and so do first-level TLBs, which depend on both: on page tables and on which tables a requester uses.
 #pragma once
 
 #include <array>
@@ -114,14 +114,17 @@ class PageSizes {
 // since.
 struct WalkEpoch {
   Epoch translations = 0;
-  Epoch requesters = 0;
+  Epoch contexts = 0;
+  Epoch first_level = 0;  // sees the scopes of both
 };
 
 class TranslationCaches {
  public:
   TranslationCaches(const IommuParameters& parameters, std::uint64_t seed, IommuStatistics& statistics);
 
-  [[nodiscard]] WalkEpoch epoch() const { return {iotlb_.epoch(), contexts_.epoch()}; }
+  [[nodiscard]] WalkEpoch epoch() const {
+    return {iotlb_.epoch(), contexts_.epoch(), has_first_level() ? first_level_.front().epoch() : 0};
+  }
 
   const Context* find_context(const TranslationRequest& request);
   void fill_context(const TranslationRequest& request, const Context& context, Epoch began);
@@ -185,7 +188,6 @@ class TranslationCaches {
   LeafCache leaves_;
   PageSizes leaf_sizes_;
   AssociativeCache<BlockKey, Ghost> ghosts_;
-  Epoch ghost_epoch_ = 0;
 };
 
 // The walk caches as one walk sees them.

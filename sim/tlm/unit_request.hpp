@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "sim/base/calendar.hpp"
 #include "sim/translation/request.hpp"
@@ -26,7 +27,7 @@ enum class UnitPath : std::uint8_t {
 // Where the time between arrival and completion went. The parts add up to the whole.
 struct LatencySplit {
   Picoseconds lookup;   // IOTLB pipeline, unloaded
-  Picoseconds queue;    // everything waited for inside the unit: lookup port, miss entry, walker, order, another's walk
+  Picoseconds queue;    // everything else: lookup port, miss entry, walker, order, another request's walk
   Picoseconds context;  // device-table reads
   Picoseconds stage1;   // stage-1 table reads and marks
   Picoseconds stage2;   // stage-2 table reads and marks
@@ -63,8 +64,10 @@ struct UnitRequest {
     UnitRequest* next = nullptr;
     std::uint64_t sequence = 0;  // order of lookups
     std::uint32_t to_pass = 0;   // older misses that must be answered before this hit
-    WalkTag tag;
-    Picoseconds waiting_since;  // for someone else's walk or fetch, to be accounted as queueing
+    std::optional<WalkTag> tag;  // once the context is known
+    std::uint32_t context_reads = 0;
+    bool is_missed = false;   // left the pipeline for a fetch, a walk or a miss entry
+    bool is_counted = false;  // as a lookup
     bool is_answered = false;
     bool is_draining = false;  // a fence waits for this request
   } internal;

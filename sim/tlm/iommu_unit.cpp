@@ -1,0 +1,484 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/tlm/iommu_unit.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace iommu {
+
+namespace {
+
+// NOLINTNEXTLINE(performance-no-int-to-ptr): calendar arguments are integers
+UnitRequest& from_argument(std::uint64_t argument) { return *reinterpret_cast<UnitRequest*>(argument); }
+std::uint64_t to_argument(UnitRequest& request) { return reinterpret_cast<std::uint64_t>(&request); }
+
+// Answers whoever would read memory with failure, and remembers that it wanted to: tells a translation that needs no
+// tables from one that does.
+class NoMemory final : public MemoryPort {
+ public:
+  bool begin(MemoryAccess& access) override {
+    was_used_ = true;
+    access.failed = true;
+    access.words.fill(0);
+    return true;
+  }
+  [[nodiscard]] bool was_used() const { return was_used_; }
+
+ private:
+  bool was_used_ = false;
+};
+
+MissKey key_of(const TranslationRequest& r) {
+  return {r.requester, r.pasid, r.type, r.privileged, r.address.value() >> kPageLg2};
+}
+
+bool is_cacheable(const TranslationRequest& request, const Translation& translation) {
+  return !translation.is_bypass && !translation.allowed.none() && request.type != AddressType::Translated;
+}
+
+}  // namespace
+
+IommuUnit::IommuUnit(Calendar& calendar, IommuCore& core, MemorySystem::Port& memory, const IommuParameters& parameters,
+                     const MmioParameters& mmio, std::uint64_t seed)
+    : calendar_(calendar),
+      core_(core),
+      parameters_(parameters),
+      caches_(parameters, seed, statistics_),
+      walkers_(calendar, core, memory, parameters, caches_, *this),
+      invalidation_(calendar, core, memory, *this, in_flight_, parameters, statistics_),
+      registers_(calendar, core, *this, mmio),
+      memory_(memory),
+      lookup_starts_(parameters.lookup_ports, Picoseconds{} - parameters.timing.lookup_interval) {
+  SIM_CHECK(parameters.problem() == nullptr, "IOMMU parameters are validated with the scenario");
+}
+
+// The way in --------------------------------------------------------------------------------------------------------
+
+void IommuUnit::submit(UnitRequest& request) {
+  SIM_CHECK(can_accept(), "submit() to a full request queue");
+  request.internal = {};
+  request.arrival = calendar_.now();
+  request.split = {};
+  request.context_missed = false;
+  request.path = UnitPath::Hit;
+  ++queued_;
+  ++pending_;
+  ++statistics_.requests;
+  if (parameters_.ordering == Ordering::InOrder) order_.push(&request);
+  if (!caches_.has_first_level()) return schedule_lookup(request);
+  calendar_.call_at<&IommuUnit::look_up_first_level>(calendar_.now() + parameters_.timing.first_level_latency, this,
+                                                     to_argument(request));
+}
+
+void IommuUnit::on_space(Calendar::Action action, void* context, std::uint64_t argument) {
+  space_waiters_.push({action, context, argument});
+}
+
+// A place in the queue is free again.
+void IommuUnit::leave_queue() {
+  --queued_;
+  if (space_waiters_.is_empty() || !can_accept()) return;
+  const SpaceWaiter waiter = space_waiters_.pop();
+  calendar_.at(calendar_.now(), waiter.action, waiter.context, waiter.argument);
+}
+
+void IommuUnit::look_up_first_level(std::uint64_t argument) {
+  UnitRequest& request = from_argument(argument);
+  request.split.lookup = parameters_.timing.first_level_latency;
+  const auto* found = core_.is_translating() && request.translation.type != AddressType::Translated
+                          ? caches_.find_first_level(request.port, request.translation)
+                          : nullptr;
+  if (found == nullptr || !found->allowed.allow(request.translation.access)) return schedule_lookup(request);
+  leave_queue();
+  request.internal.sequence = next_sequence_++;
+  ++statistics_.lookups;
+  ++statistics_.hits;
+  ++statistics_.hits_by_page_lg2[found->page_lg2];
+  answer(request, found->at(request.translation.address));
+}
+
+void IommuUnit::schedule_lookup(UnitRequest& request) {
+  const Picoseconds start = std::max(calendar_.now(), lookup_starts_[next_port_] + parameters_.timing.lookup_interval);
+  lookup_starts_[next_port_] = start;
+  next_port_ = (next_port_ + 1) % lookup_starts_.size();
+  calendar_.call_at<&IommuUnit::look_up>(start + parameters_.timing.lookup_latency, this, to_argument(request));
+}
+
+void IommuUnit::look_up(std::uint64_t argument) {
+  UnitRequest& request = from_argument(argument);
+  request.internal.sequence = next_sequence_++;
+  request.split.lookup += parameters_.timing.lookup_latency;
+  leave_queue();
+  resolve(request);
+}
+
+void IommuUnit::resolve(UnitRequest& request) {
+  if (!core_.is_translating()) {
+    request.path = UnitPath::Bypass;
+    ++statistics_.bypassed;
+    return answer(request, Translation{Hpa(request.translation.address.value()), 63, kReadWrite, {}, true});
+  }
+  if (const Context* context = caches_.find_context(request.translation)) return with_context(request, *context);
+  want_context(request);
+}
+
+void IommuUnit::want_context(UnitRequest& request) {
+  request.context_missed = true;
+  mark_missed(request);
+  if (ContextFetch* fetch = walkers_.find_fetch(request.translation))
+    fetch->requests.push(request);
+  else
+    walkers_.start_fetch(request);
+}
+
+void IommuUnit::with_context(UnitRequest& request, const Context& context) {
+  request.internal.tag = context.stage1_tag();
+  if (context.kind == ContextKind::Bypass || request.translation.type == AddressType::Translated)
+    return translate_directly(request, context);
+  const CachedTranslation* found = caches_.find(*request.internal.tag, request.translation.address);
+  const bool is_hit = found != nullptr && found->allowed.allow(request.translation.access);
+  if (!request.internal.is_counted) {
+    request.internal.is_counted = true;
+    ++statistics_.lookups;
+    ++(is_hit ? statistics_.hits : statistics_.misses);
+    ++(is_hit ? statistics_.iotlb.hits : statistics_.iotlb.misses);
+    if (is_hit) ++statistics_.hits_by_page_lg2[found->page_lg2];
+    if (found != nullptr && !is_hit) ++statistics_.permission_misses;
+  } else if (is_hit) {
+    // It had missed and waited; another request's walk has brought the page meanwhile.
+    join(request);
+  }
+  if (!is_hit) return miss(request, context);
+  if (caches_.has_first_level())
+    caches_.fill_first_level(request.port, request.translation, *request.internal.tag, *found,
+                             caches_.epoch().first_level);
+  answer(request, found->at(request.translation.address));
+}
+
+// Contexts that translate nothing, and addresses translated before: the core answers from the context alone.
+void IommuUnit::translate_directly(UnitRequest& request, const Context& context) {
+  NoMemory no_memory;
+  Task<TranslationResponse> walk = core_.walk(request.translation, context, no_memory, {});
+  walk.start();
+  if (no_memory.was_used() || !walk.done()) return miss(request, context);
+  request.path = UnitPath::Bypass;
+  ++statistics_.bypassed;
+  answer(request, walk.result());
+}
+
+void IommuUnit::mark_missed(UnitRequest& request) {
+  if (request.internal.is_missed) return;
+  request.internal.is_missed = true;
+  ++outstanding_misses_;
+}
+
+void IommuUnit::miss(UnitRequest& request, const Context& context) {
+  mark_missed(request);
+  const MissKey key = key_of(request.translation);
+  if (MissEntry* entry = walkers_.find(key)) {
+    join(request);
+    entry->requests.push(request);
+    return;
+  }
+  MissEntry* entry = walkers_.allocate(key);
+  if (entry == nullptr) return block(request);
+  request.path = UnitPath::Miss;
+  entry->context = context;
+  entry->tag = *request.internal.tag;
+  entry->requests.push(request);
+  walkers_.start(*entry);
+}
+
+// Served by a walk that another request started.
+void IommuUnit::join(UnitRequest& request) {
+  if (std::exchange(request.path, UnitPath::Merged) != UnitPath::Merged) ++statistics_.merges;
+}
+
+void IommuUnit::block(UnitRequest& request) {
+  ++queued_;
+  blocked_.push(&request);
+}
+
+// Miss entries have become free. What was found before is void by now: the requests start again at the context.
+void IommuUnit::readmit_blocked() {
+  while (!blocked_.is_empty() && walkers_.has_free_entry()) {
+    UnitRequest& request = *blocked_.pop();
+    leave_queue();
+    resolve(request);
+  }
+}
+
+// What walks bring --------------------------------------------------------------------------------------------------
+
+void IommuUnit::context_found(ContextFetch& fetch, const ContextResult& result) {
+  const auto& port = *fetch.port;
+  ++statistics_.context_fetches;
+  std::uint32_t reads = 0;
+  for (std::size_t kind = 0; kind < kAccessKinds; ++kind) {
+    statistics_.reads[kind] += port.reads()[kind];
+    reads += port.reads()[kind];
+  }
+  statistics_.marks += port.marks();
+  const LatencySplit spent = port.spent();
+  const auto* context = std::get_if<Context>(&result);
+  UnitRequest* request = fetch.requests.take();
+  if (context != nullptr) caches_.fill_context(request->translation, *context, fetch.began.contexts);
+  walkers_.release(fetch);
+
+  UnitRequest& first = *request;
+  first.internal.context_reads += reads;
+  first.split.context += spent.context + spent.stage1;
+  first.split.stage2 += spent.stage2;
+  first.split.memory += spent.memory;
+  while (request != nullptr) {
+    UnitRequest& next = *std::exchange(request, request->internal.next);
+    if (context != nullptr) {
+      with_context(next, *context);
+    } else if (&next == &first) {
+      answer(next, std::get<Fault>(result));
+    } else {
+      // A refusal may depend on the kind of request: each has a look of its own.
+      want_context(next);
+    }
+  }
+}
+
+void IommuUnit::walk_finished(MissEntry& entry, const TranslationResponse& response) {
+  count_walk(entry, response);
+  if (const auto* translation = std::get_if<Translation>(&response))
+    if (is_cacheable(entry.requests.first()->translation, *translation)) cache(entry, *translation);
+  UnitRequest* request = entry.requests.take();
+  walkers_.release(entry);
+
+  UnitRequest* others = request->internal.next;
+  answer(*request, response);
+  while (others != nullptr) {
+    UnitRequest& next = *std::exchange(others, others->internal.next);
+    answer_merged(next, response);
+  }
+  readmit_blocked();
+}
+
+void IommuUnit::cache(const MissEntry& entry, const Translation& translation) {
+  const UnitRequest& first = *entry.requests.first();
+  const Iova address(entry.key.page << kPageLg2);
+  if (caches_.was_removed_needlessly(entry.tag, address, translation)) ++statistics_.invalidation.induced_misses;
+  caches_.fill(entry.tag, address, translation, entry.began.translations);
+  if (caches_.has_first_level())
+    caches_.fill_first_level(first.port, first.translation, entry.tag, CachedTranslation::of(translation),
+                             entry.began.first_level);
+}
+
+// The walk serves every request to the page that it permits; others, and all after a fault, walk for themselves.
+void IommuUnit::answer_merged(UnitRequest& request, const TranslationResponse& response) {
+  const auto* translation = std::get_if<Translation>(&response);
+  if (translation == nullptr || !translation->allowed.allow(request.translation.access)) return resolve(request);
+  Translation own = *translation;
+  own.address = translation->address.aligned_down(kPageLg2) + Bytes(request.translation.address.offset_in(kPageLg2));
+  answer(request, own);
+}
+
+// The way out -------------------------------------------------------------------------------------------------------
+
+void IommuUnit::answer(UnitRequest& request, const TranslationResponse& response) {
+  request.response = response;
+  request.internal.is_answered = true;
+  if (const auto* fault = std::get_if<Fault>(&response)) {
+    ++statistics_.faulted;
+    ++statistics_.faults[fault->row];
+    if (const auto interrupt = core_.record(*fault)) post_interrupt(*interrupt);
+  }
+  if (parameters_.ordering == Ordering::InOrder) {
+    while (!order_.is_empty() && order_.front()->internal.is_answered) finish(*order_.pop());
+    return;
+  }
+  if (!request.internal.is_missed && outstanding_misses_ > parameters_.hit_under_miss) {
+    request.internal.to_pass = outstanding_misses_ - parameters_.hit_under_miss;
+    held_.push(&request);
+    return;
+  }
+  finish(request);
+}
+
+void IommuUnit::finish(UnitRequest& request) {
+  const bool was_missed = request.internal.is_missed;
+  const std::uint64_t sequence = request.internal.sequence;
+  if (was_missed) --outstanding_misses_;
+  deliver(request);
+  if (was_missed && !held_.is_empty()) release_held(sequence);
+}
+
+// Held hits are in lookup order, and an older one never waits for more misses than a younger one.
+void IommuUnit::release_held(std::uint64_t answered_sequence) {
+  for (std::size_t i = 0; i < held_.size(); ++i)
+    if (held_[i]->internal.sequence > answered_sequence && held_[i]->internal.to_pass > 0) --held_[i]->internal.to_pass;
+  while (!held_.is_empty() && held_.front()->internal.to_pass == 0) deliver(*held_.pop());
+}
+
+void IommuUnit::deliver(UnitRequest& request) {
+  request.completed = calendar_.now();
+  --pending_;
+  count_answer(request);
+  if (request.internal.is_draining && --draining_ == 0) invalidation_.on_drained();
+  request.done(request.context, request.argument);
+}
+
+void IommuUnit::count_walk(const MissEntry& entry, const TranslationResponse& response) {
+  const WalkPort& port = *entry.port;
+  UnitRequest& first = *entry.requests.first();
+  ++statistics_.walks;
+  std::uint64_t reads = 0;
+  for (std::size_t kind = 0; kind < kAccessKinds; ++kind) {
+    statistics_.reads[kind] += port.reads()[kind];
+    reads += port.reads()[kind];
+  }
+  statistics_.marks += port.marks();
+  first.split.context += port.spent().context;
+  first.split.stage1 += port.spent().stage1;
+  first.split.stage2 += port.spent().stage2;
+  first.split.memory += port.spent().memory;
+  statistics_.reads_per_miss.add(reads + first.internal.context_reads);
+  statistics_.context_reads_per_miss.add(first.internal.context_reads);
+  statistics_.stage1_reads_per_miss.add(port.reads()[static_cast<std::size_t>(AccessKind::Stage1Entry)]);
+  statistics_.stage2_reads_per_miss.add(port.reads()[static_cast<std::size_t>(AccessKind::Stage2Entry)]);
+  if (const auto* translation = std::get_if<Translation>(&response))
+    ++statistics_.misses_by_page_lg2[translation->page_lg2];
+}
+
+void IommuUnit::count_answer(UnitRequest& request) {
+  LatencySplit& split = request.split;
+  const Picoseconds total = request.completed - request.arrival;
+  split.queue = total - (split.lookup + split.context + split.stage1 + split.stage2 + split.memory);
+  statistics_.latency.add(total);
+  if (request.path == UnitPath::Merged) statistics_.merged_wait.add(total - split.lookup);
+  if (request.path != UnitPath::Miss) return;
+  statistics_.miss_cost.add(total - split.lookup);
+  statistics_.miss_queue.add(split.queue);
+  statistics_.miss_context.add(split.context);
+  statistics_.miss_stage1.add(split.stage1);
+  statistics_.miss_stage2.add(split.stage2);
+  statistics_.miss_memory.add(split.memory);
+}
+
+// Interrupts --------------------------------------------------------------------------------------------------------
+
+void IommuUnit::post_interrupt(const InterruptMessage& message) {
+  if (free_interrupt_writes_.empty()) {
+    free_interrupt_writes_.push_back(static_cast<std::uint32_t>(interrupt_writes_.size()));
+    interrupt_writes_.push_back(std::make_unique<InterruptWrite>());
+  }
+  const std::uint32_t slot = free_interrupt_writes_.back();
+  free_interrupt_writes_.pop_back();
+  InterruptWrite& write = *interrupt_writes_[slot];
+  write.message = message;
+  write.access.address = message.address;
+  write.access.op = MemoryOp::Write;
+  write.access.kind = AccessKind::Event;
+  write.access.bytes = 4;
+  write.access.words[0] = message.data;
+  write.access.done = [](void* self, std::uint64_t s) { static_cast<IommuUnit*>(self)->interrupt_written(s); };
+  write.access.context = this;
+  write.access.argument = slot;
+  memory_.post(write.access);
+}
+
+void IommuUnit::interrupt_written(std::uint64_t slot) {
+  free_interrupt_writes_.push_back(static_cast<std::uint32_t>(slot));
+  if (interrupts_ != nullptr) interrupts_->raise(interrupt_writes_[slot]->message);
+}
+
+// Invalidation ------------------------------------------------------------------------------------------------------
+
+void IommuUnit::on_register_effect(const RegisterEffect& effect) {
+  if (effect.configuration_changed) {
+    InvalidationScope everything;
+    everything.kind = InvalidationKind::Context;
+    take_effect(everything);
+  }
+  if (!effect.scopes.empty()) invalidation_.invalidate_by_register(effect.scopes);
+  if (effect.commands_pending) invalidation_.on_doorbell();
+}
+
+std::uint32_t IommuUnit::entries_examined(const InvalidationScope& scope) const {
+  return caches_.entries_examined(scope);
+}
+
+void IommuUnit::take_effect(const InvalidationScope& scope) {
+  caches_.erase(scope);
+  switch (scope.kind) {
+    case InvalidationKind::Iotlb:
+      overtake_walks(scope);
+      break;
+    case InvalidationKind::Context:
+    case InvalidationKind::ProcessContext:
+      overtake_contexts(scope);
+      break;
+    case InvalidationKind::DeviceTlb:
+    case InvalidationKind::InterruptEntry:
+      return;
+  }
+  drain_answered(scope);
+}
+
+// Walks that have read table entries may hold what they said before the invalidation. Those still waiting for a walker
+// will read later, and are safe.
+void IommuUnit::overtake_walks(const InvalidationScope& scope) {
+  walkers_.for_each_miss([&](MissEntry& entry) {
+    const std::uint64_t first = entry.key.page << kPageLg2;
+    const CacheTags tags{.domain = entry.tag.domain,
+                         .asid = entry.tag.asid,
+                         .requester = entry.key.requester,
+                         .range = {first, first + kPageSize.value() - 1}};
+    if (!entry.is_walking || !matches(scope, tags)) return;
+    entry.is_overtaken = true;
+    drain(entry.requests.first());
+  });
+}
+
+// Everything that has used or is reading the old context: fetches (whose domain nobody knows yet) and misses, walking
+// or not.
+void IommuUnit::overtake_contexts(const InvalidationScope& scope) {
+  InvalidationScope by_requester = scope;
+  by_requester.domain.reset();
+  by_requester.asid.reset();
+  walkers_.for_each_fetch([&](ContextFetch& fetch) {
+    if (!matches(by_requester, fetch.who.tags())) return;
+    fetch.is_overtaken = true;
+    drain(fetch.requests.first());
+  });
+  walkers_.for_each_miss([&](MissEntry& entry) {
+    const CacheTags tags{
+        .domain = entry.tag.domain, .asid = entry.tag.asid, .requester = entry.key.requester, .range = {}};
+    if (!matches(scope, tags)) return;
+    entry.is_overtaken = true;
+    drain(entry.requests.first());
+  });
+}
+
+// Requests that hold a translation and wait for their turn to leave.
+void IommuUnit::drain_answered(const InvalidationScope& scope) {
+  const auto drain_if_covered = [&](UnitRequest& request) {
+    if (!request.internal.is_answered) return;
+    const std::uint64_t first = request.translation.address.aligned_down(kPageLg2).value();
+    const WalkTag tag = request.internal.tag.value_or(WalkTag{});
+    const CacheTags tags{.domain = tag.domain,
+                         .asid = tag.asid,
+                         .requester = request.translation.requester,
+                         .range = {first, first + kPageSize.value() - 1}};
+    // Answered by a first-level TLB: the tags are not at hand.
+    if (!request.internal.tag || matches(scope, tags)) drain_one(request);
+  };
+  for (std::size_t i = 0; i < order_.size(); ++i) drain_if_covered(*order_[i]);
+  for (std::size_t i = 0; i < held_.size(); ++i) drain_if_covered(*held_[i]);
+}
+
+void IommuUnit::drain(UnitRequest* chain) {
+  for (; chain != nullptr; chain = chain->internal.next) drain_one(*chain);
+}
+
+void IommuUnit::drain_one(UnitRequest& request) {
+  if (std::exchange(request.internal.is_draining, true)) return;
+  ++draining_;
+}
+
+}  // namespace iommu
