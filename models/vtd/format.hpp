@@ -151,13 +151,17 @@ class FirstStageFormat {
     return !options_.supervisor && get<kFirstStagePage, "US">(entry) == 0;
   }
 
+  // Supervisor writes obey R/W only under WPE.
+  [[nodiscard]] constexpr bool allows_write(std::uint64_t entry) const {
+    return (options_.supervisor && !options_.write_protect) || get<kFirstStagePage, "RW">(entry) != 0;
+  }
+
   // Permission before reserved bits: vtd-001.
   [[nodiscard]] constexpr DecodedEntry decode(std::uint64_t entry, Level level, std::uint64_t /*input*/,
                                               Access access) const {
     DecodedEntry decoded;
     if (!is_present(entry)) return decoded;
-    const bool ignores_rw = options_.supervisor && !options_.write_protect;
-    decoded.allowed = {.read = true, .write = ignores_rw || get<kFirstStagePage, "RW">(entry) != 0};
+    decoded.allowed = {.read = true, .write = allows_write(entry)};
     const bool leaf = is_leaf(entry, level);
     if (denies_user(entry) || !decoded.allowed.allow(access)) {
       decoded.kind = EntryKind::Denied;

@@ -31,23 +31,23 @@ struct AddressRange {
 // Every criterion that is present must match; a scope with none is global.
 struct InvalidationScope {
   InvalidationKind kind = InvalidationKind::Iotlb;
-  std::optional<DomainTag> domain;
-  std::optional<AsidTag> asid;           // PASID or ASID within the domain
-  std::optional<RequesterId> requester;  // Context, DeviceTlb
-  std::uint16_t requester_ignore = 0;    // bits of the requester id that do not take part in the match
-  std::optional<AddressRange> range;     // Iotlb, DeviceTlb: input addresses; InterruptEntry: indices
-  bool leaf_only = false;                // Iotlb: walk caches may keep non-leaf entries
-  bool global_pages = false;             // Iotlb: stage-1 pages marked global go as well
-  bool stage1_only = false;              // Iotlb: only what involves a stage 1 (what carries an address-space tag)
+  std::optional<DomainTag> domain{};
+  std::optional<AsidTag> asid{};           // PASID or ASID within the domain
+  std::optional<RequesterId> requester{};  // Context, DeviceTlb
+  std::uint16_t requester_ignore = 0;      // bits of the requester id that do not take part in the match
+  std::optional<AddressRange> range{};     // Iotlb, DeviceTlb: input addresses; InterruptEntry: indices
+  bool leaf_only = false;                  // Iotlb: walk caches may keep non-leaf entries
+  bool global_pages = false;               // Iotlb: stage-1 pages marked global go as well
+  bool stage1_only = false;                // Iotlb: only what involves a stage 1 (what carries an address-space tag)
   friend bool operator==(const InvalidationScope&, const InvalidationScope&) = default;
 };
 
 // How a cached object is tagged; optional members do not apply to that object.
 struct CacheTags {
-  DomainTag domain;
-  std::optional<AsidTag> asid;
-  std::optional<RequesterId> requester;
-  AddressRange range;
+  DomainTag domain{};
+  std::optional<AsidTag> asid{};
+  std::optional<RequesterId> requester{};
+  AddressRange range{};
   bool is_leaf = true;
   bool is_global = false;
 };

@@ -64,7 +64,7 @@ struct FenceCompletion {
     std::uint64_t data = 0;
     std::uint8_t bytes = 4;
   };
-  std::optional<StatusWrite> status;
+  std::optional<StatusWrite> status{};
   bool interrupt = false;
   // A barrier only: later commands are not fetched before earlier ones completed, but nothing is signalled.
   bool is_barrier = false;
@@ -74,7 +74,7 @@ struct FenceCompletion {
 // and fetches nothing more until software clears it.
 struct CommandEffect {
   std::vector<InvalidationScope> scopes;
-  std::optional<FenceCompletion> fence;
+  std::optional<FenceCompletion> fence{};
   bool error = false;
 };
 
