@@ -101,8 +101,8 @@ class PageTable {
   // Leaves overlapping the range, in ascending order; returns the number of entries read to find them.
   virtual std::uint64_t for_each_leaf(AddressRange range,
                                       const std::function<void(const MappedLeaf&)>& visit) const = 0;
-  // The same, but stops before it reads more than `max_entries` entries: for tables whose author is not trusted, where a
-  // table that contains itself makes 2^36 leaves out of one page.
+  // The same, but stops before it reads more than `max_entries` entries: for tables whose author is not trusted, where
+  // a table that contains itself makes 2^36 leaves out of one page. `max_entries` is at least 8.
   virtual LeafScan scan_leaves(AddressRange range, std::uint64_t max_entries,
                                const std::function<void(const MappedLeaf&)>& visit) const = 0;
   // Pages of table memory in use, the root included.
