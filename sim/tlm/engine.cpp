@@ -38,7 +38,8 @@ RunEnd Engine::run_until(Picoseconds limit) {
   stopping_ = false;
   limit_ = limit;
   wake_.notify(sc_core::SC_ZERO_TIME);
-  sc_core::sc_start(to_sc_time(limit - kernel_now()), sc_core::SC_EXIT_ON_STARVATION);
+  // The kernel leaves out what happens at the very end of a run; ours includes its limit.
+  sc_core::sc_start(to_sc_time(limit - kernel_now() + Picoseconds(1)), sc_core::SC_EXIT_ON_STARVATION);
   in_run_ = false;
   limit_ = Picoseconds{};
   if (stopping_) return RunEnd::Stopped;
@@ -72,7 +73,7 @@ void Engine::run_calendar(Picoseconds last) {
     if (continues_ != nullptr && !continues_(predicate_)) stopping_ = true;
 }
 
-// Until the calendar's next event, an enter(), or, after a stop ahead of the kernel, until the kernel has caught up.
+// Until the calendar's next event or an enter(). Where a run ends ahead of the kernel, the kernel catches up first.
 void Engine::sleep() {
   const Picoseconds now = kernel_now();
   if (stopping_) {
@@ -80,14 +81,13 @@ void Engine::sleep() {
     sc_core::next_trigger(to_sc_time(calendar_.now() - now));
     return;
   }
-  if (const auto next = calendar_.next()) {
-    if (*next <= now)
-      sc_core::next_trigger(sc_core::SC_ZERO_TIME);
-    else
-      sc_core::next_trigger(to_sc_time(*next - now), wake_);
-  } else if (calendar_.now() > now) {
+  const auto next = calendar_.next();
+  if (next && *next <= now)
+    sc_core::next_trigger(sc_core::SC_ZERO_TIME);
+  else if (calendar_.now() > now && (!next || *next > limit_))
     sc_core::next_trigger(to_sc_time(calendar_.now() - now), wake_);
-  }
+  else if (next)
+    sc_core::next_trigger(to_sc_time(*next - now), wake_);
 }
 
 }  // namespace iommu

@@ -40,7 +40,7 @@ class Engine final : public sc_core::sc_module {
   // kernel's time, because a call out must find the kernel there. Costs a kernel activation per distinct time.
   void require_kernel_time() { runs_ahead_ = false; }
 
-  // Runs until nothing is left, or `limit` (an absolute time) has passed. Returns with kernel and calendar at the time
+  // Runs until nothing is left up to `limit` (an absolute time, included). Returns with kernel and calendar at the time
   // of the last thing that happened; a further call continues.
   RunEnd run_until(Picoseconds limit);
   RunEnd run() { return run_until(Picoseconds(kForever)); }
