@@ -82,7 +82,8 @@ function check_include(file, number, layer, is_test, path,   target) {
 function check_file(file,   layer, is_test, line, number, code, path) {
   layer = layer_of[directory(file)]
   if (layer == "") { complain(file, 1, directory(file) " is no layer's folder (CMakeLists.txt)"); return }
-  is_test = file ~ /_(test|bench|fuzz)\.[ch]pp$/
+  # Support headers are shared by the tests of one layer.
+  is_test = file ~ /_(test|bench|fuzz|test_support)\.[ch]pp$/
   number = in_comment = 0
   while ((getline line < file) > 0) {
     number++
