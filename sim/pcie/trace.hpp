@@ -50,9 +50,9 @@ enum class TraceDmaClass : std::uint8_t {
 inline constexpr std::size_t kTraceDmaClasses = 7;
 
 struct TraceSegment {
-  Iova iova;  // as recorded
-  Bytes length;
-  Gpa physical;
+  Iova iova{};  // as recorded
+  Bytes length{};
+  Gpa physical{};
 };
 
 // One dma_map call of the driver.
@@ -60,16 +60,16 @@ struct TraceMap {
   std::uint32_t first_segment = 0;
   std::uint32_t segments = 1;  // adjacent in IOVA space, ascending
   std::uint32_t dmas = 0;      // DMAs of the trace that fall into it
-  Bytes length;
-  Permissions permissions;
+  Bytes length{};
+  Permissions permissions{};
   std::uint64_t line = 0;  // of its first segment
 };
 struct TraceUnmap {
   std::uint32_t map = 0;  // the call it undoes, always a whole one
 };
 struct TraceDma {
-  Iova iova;  // as recorded
-  Bytes length;
+  Iova iova{};  // as recorded
+  Bytes length{};
   std::uint32_t map = 0;      // the call it depends on
   std::uint32_t segment = 0;  // index into Trace::segments; the DMA lies within it
   Access access = Access::Read;
@@ -105,16 +105,22 @@ struct Trace {
   RecordedInvalidations recorded;
   std::array<std::uint64_t, kTraceDmaClasses> dropped{};  // DMA lines left out, by class
   std::uint64_t unsized_dmas = 0;                         // DMA lines without a size, given one by assumption
+  std::uint64_t repeated_maps = 0;                        // left out, see ASSUMPTION(trace-005)
   std::uint64_t highest_physical = 0;                     // last guest-physical byte that a map names
   [[nodiscard]] std::span<const TraceSegment> segments_of(const TraceMap& map) const {
     return std::span(segments).subspan(map.first_segment, map.segments);
   }
 };
 
-// ASSUMPTION(trace-001): a DMA line without a size moves one cache line, cut at the end of its page. Recorders omit the
-// size where the device model touches 2 to 8 bytes of a descriptor at a time; hardware moves whole lines.
-// ASSUMPTION(trace-002): a packet that an Ethernet device reads from a buffer (read-only page, no class, no size) is as
-// long as the rest of its page, at most `unsized_read`.
+// ASSUMPTION(trace-001): a DMA line without a size moves one cache line, cut at the end of its mapping. Recorders omit
+// the size where the device model touches 2 to 8 bytes of a descriptor at a time; hardware moves whole lines.
+// ASSUMPTION(trace-002): without class and size, a read of a page that the device may only read is a packet to be sent:
+// as long as the rest of its mapping, at most `unsized_read`. ASSUMPTION(trace-003): a DMA whose direction was not
+// recorded is a read if its class says so (submission queue, PRP list) or its page is read-only, a write if its class
+// says so (completion queue, receive buffer, data) or its page is write-only. Else it touches a ring: at a multiple of
+// 16 bytes it fetches a descriptor, elsewhere it writes one back. ASSUMPTION(trace-004): a mapping whose rights were
+// not recorded has those that the recorder saw on its DMAs, all if none. ASSUMPTION(trace-005): mapping again exactly
+// what is mapped is another domain's business (an MSI page) and is left out.
 struct TraceOptions {
   // Shadow doorbells exist only under emulation.
   std::vector<TraceDmaClass> drop{TraceDmaClass::ShadowDoorbell};
