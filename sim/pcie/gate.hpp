@@ -7,8 +7,9 @@
 //   co_await sleep_until(calendar, t);
 #pragma once
 
+#include <algorithm>
 #include <coroutine>
-#include <utility>
+#include <cstddef>
 #include <vector>
 
 #include "sim/base/calendar.hpp"
@@ -24,8 +25,13 @@ class Gate {
     void await_resume() const {}
   };
   [[nodiscard]] Awaiter wait() { return Awaiter{*this}; }
-  void open(Calendar& calendar) {
-    for (const auto task : std::exchange(parked_, {})) calendar.resume_at(calendar.now(), task);
+  void open(Calendar& calendar) { open(calendar, parked_.size()); }
+  // Resumes at most so many: for waiters of which each takes one piece of work and looks for more before it parks
+  // again.
+  void open(Calendar& calendar, std::size_t most) {
+    const std::size_t count = std::min(most, parked_.size());
+    for (std::size_t i = 0; i < count; ++i) calendar.resume_at(calendar.now(), parked_[i]);
+    parked_.erase(parked_.begin(), parked_.begin() + static_cast<std::ptrdiff_t>(count));
   }
   [[nodiscard]] bool has_waiters() const { return !parked_.empty(); }
 

@@ -124,14 +124,15 @@ class NicQueue {
   Task<void> payload_loop();
   Task<void> completion_loop();
   Task<void> arrival_loop();
-  Task<void> interrupt_timer();
   [[nodiscard]] bool has_packet() const;
   [[nodiscard]] Slot& slot(std::uint64_t sequence) { return slots_[sequence % setup_.entries]; }
   [[nodiscard]] Iova entry(Iova ring, Bytes size, std::uint64_t sequence) const;
   [[nodiscard]] DmaTransfer transfer(Iova address, Bytes length, Access access) const;
   void deliver(std::uint64_t sequence);
   void consider_interrupt();
-  void raise_interrupt();
+  void timer_expired(std::uint64_t);
+  void finish(Slot& moved);
+  [[nodiscard]] std::uint64_t until_wrap(std::uint64_t sequence, std::uint64_t wanted) const;
   void see_doorbell(std::uint64_t tail);
 
   Calendar& calendar_;
@@ -157,10 +158,11 @@ class NicQueue {
   bool armed_ = false;
   bool stopped_ = false;
 
-  Gate descriptors_wanted_;
-  Gate payload_wanted_;
-  Gate completion_wanted_;
-  Gate timer_wanted_;
+  std::optional<Picoseconds> timer_;  // when the interrupt timer expires
+
+  Gate descriptors_;  // the fetch loop waits for posts and room
+  Gate payloads_;     // payload loops wait for descriptors and packets
+  Gate finished_;     // the completion loop waits for payloads
   std::vector<Task<void>> tasks_;
 };
 
