@@ -4,7 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <exception>
+#include <iostream>
 
+#include "sim/app/check_vectors.hpp"
 #include "sim/app/verbs.hpp"
 
 namespace iommu {
@@ -51,6 +53,10 @@ int dispatch(int argc, char** argv) {
   schema->add_flag("--markdown", wants_markdown, "Print the tables of scenarios/README.md instead");
   schema->footer("Example:\n  iommusim schema > schema.json");
 
+  CLI::App* vectors = app.add_subcommand("check-vectors", "Replay recorded translations; exit 1 on any disagreement");
+  vectors->add_option("FILE", files, "Vectors (.jsonl, .jsonl.gz)")->required();
+  vectors->footer("Example:\n  iommusim check-vectors models/vtd/vectors/*.gz");
+
   bool wants_assumptions = false;
   std::string platform = "intel_server";
   CLI::App* explain = app.add_subcommand("explain", "Say what results rest on");
@@ -68,6 +74,7 @@ int dispatch(int argc, char** argv) {
   }
   if (run->parsed()) return run_verb(run_arguments);
   if (validate->parsed()) return validate_verb(files);
+  if (vectors->parsed()) return run_check_vectors(files, std::cout, std::cerr);
   if (list->parsed()) return list_verb();
   if (schema->parsed()) return schema_verb(wants_markdown ? SchemaForm::Markdown : SchemaForm::Json);
   return explain_assumptions_verb(platform);
