@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "sim/base/rng.hpp"
 #include "sim/tlm/test_machine.hpp"
 
@@ -82,6 +84,58 @@ TEST(InvalidationUnit, DescriptorsWrittenAfterTheLineWasReadAreFetchedAgain) {
   m.run();
   EXPECT_EQ(m.status_word(), 1U);
   EXPECT_EQ(m.statistics().invalidation.bytes, 128U);
+}
+
+// Kills: keeping a line that was still being read when the doorbell rang. The second descriptor is overwritten between
+// the two: what was read of it is not what software meant.
+TEST(InvalidationUnit, DoorbellDuringALineFetchVoidsWhatIsFetchedAhead) {
+  IommuParameters p;
+  p.invalidation.fetch_bytes = 64_B;
+  Machine m(p);
+  m.flush_page(page(0));
+  m.doorbell();
+  m.run_to(p.invalidation.fetch_start + 10_ns);
+  m.fence(1);
+  m.doorbell();
+  m.run();
+  EXPECT_EQ(m.status_word(), 1U);
+  EXPECT_EQ(m.statistics().invalidation.bytes, 128U);
+}
+
+// Kills: a first-level TLB, tagged by requester, that keeps serving a requester whose tables were replaced.
+TEST(InvalidationUnit, ContextFlushCleansFirstLevelTlbs) {
+  IommuParameters p;
+  p.first_level = {.entries = 4, .ways = 0};
+  Machine m(p);
+  m.tables.map(m.root, page(0).value(), frame(0).value());
+  (void)m.latency_of(page(0));
+  const Hpa other = m.tables.allocate();
+  m.tables.map(other, page(0).value(), frame(8).value());
+  m.tables.attach(m.core, Machine::kNic, ContextKind::Stage2, Hpa(), other, DomainTag(8));
+  m.command(kFlushContext);
+  m.doorbell();
+  m.run();
+  (void)m.latency_of(page(0));
+  EXPECT_EQ(m.address(1), frame(8));
+}
+
+// Kills: letting a request that came after a context flush join a fetch that read the old context.
+TEST(InvalidationUnit, NoRequestJoinsAnOvertakenContextFetch) {
+  IommuParameters p;
+  p.timing.table_read_issue = 500_ns;
+  Machine m(p);
+  m.tables.map(m.root, page(0).value(), frame(0).value());
+  const std::size_t old = m.submit(page(0));
+  m.run_to(p.timing.lookup_latency + p.timing.context_start + 1_us);  // the second device-table read is on its way
+  m.command(kFlushContext);
+  m.doorbell();
+  m.run_to(m.calendar().now() + p.invalidation.fetch_start + read_time() + p.invalidation.decode + p.invalidation.scan);
+  ASSERT_EQ(m.statistics().invalidation.commands, 1U);
+  ASSERT_EQ(m.statistics().context_fetches, 0U);
+  (void)m.submit(page(0));
+  m.run();
+  EXPECT_EQ(m.address(old), frame(0));
+  EXPECT_EQ(m.statistics().context_fetches, 2U);
 }
 
 // Kills: erasing when the doorbell rings, or not at all.
@@ -319,23 +373,16 @@ class Remapper {
   }
   void run(int rounds) {
     for (int round = 0; round < rounds; ++round) {
-      const std::uint64_t n = rng_.below(kPages);
-      const std::uint64_t old = frames_[n];
-      frames_[n] = next_frame_++;
-      m_.tables.map(m_.root, page(n).value(), frame(frames_[n]).value());
-      if (rng_.chance(0.3))
-        m_.command(kFlushAll);
-      else
-        m_.flush_page(page(n));
-      if (rng_.chance(0.2)) m_.command(kFlushContext);
-      m_.fence(static_cast<std::uint32_t>(round + 1));
+      const std::vector<std::uint64_t> old = rng_.chance(0.3) ? move_all() : move_one();
+      const auto value = static_cast<std::uint32_t>(round + 1);
+      m_.fence(value);
       m_.doorbell();
-      while (m_.status_word() != static_cast<std::uint32_t>(round + 1)) {
+      while (m_.status_word() != value) {
         while (m_.unit().can_accept() && rng_.chance(0.6))
           (void)m_.submit(page(rng_.below(kPages)) + Bytes(rng_.below(64) * 64));
         m_.run_to(m_.calendar().now() + Picoseconds(static_cast<std::int64_t>(rng_.below(40'000))));
       }
-      freed_.push_back(old);
+      freed_.insert(old.begin(), old.end());
     }
     m_.run();
   }
@@ -344,6 +391,29 @@ class Remapper {
 
  private:
   static constexpr std::uint64_t kPages = 24;
+  std::vector<std::uint64_t> move_one() {
+    const std::uint64_t n = rng_.below(kPages);
+    const std::uint64_t old = std::exchange(frames_[n], next_frame_++);
+    m_.tables.map(m_.root, page(n).value(), frame(frames_[n]).value());
+    if (rng_.chance(0.3))
+      m_.command(kFlushAll);
+    else
+      m_.flush_page(page(n));
+    return {old};
+  }
+  // New tables for everything, and the device attached to them: a walk that has begun is wrong from its first read on.
+  std::vector<std::uint64_t> move_all() {
+    std::vector<std::uint64_t> old(frames_.begin(), frames_.end());
+    m_.root = m_.tables.allocate();
+    for (std::uint64_t n = 0; n < kPages; ++n) {
+      frames_[n] = next_frame_++;
+      m_.tables.map(m_.root, page(n).value(), frame(frames_[n]).value());
+    }
+    m_.tables.attach(m_.core, Machine::kNic, ContextKind::Stage2, Hpa(), m_.root, Machine::kDomain);
+    m_.command(kFlushContext);
+    m_.command(kFlushAll);
+    return old;
+  }
   void on_done(std::uint64_t id) {
     ++answered;
     const auto target = m_.address(id);
@@ -352,14 +422,14 @@ class Remapper {
       return;
     }
     const std::uint64_t n = (target->value() - frame(0).value()) >> kPageLg2;
-    stale += std::find(freed_.begin(), freed_.end(), n) != freed_.end() ? 1U : 0U;
+    stale += freed_.count(n);
   }
   inline static Remapper* current_ = nullptr;
   Machine& m_;
   Rng rng_;
   std::array<std::uint64_t, kPages> frames_{};
   std::uint64_t next_frame_ = kPages;
-  std::vector<std::uint64_t> freed_;
+  std::set<std::uint64_t> freed_;
 };
 
 TEST(InvalidationUnit, NothingOldIsDeliveredAfterItsFence) {

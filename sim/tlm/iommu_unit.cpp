@@ -118,7 +118,8 @@ void IommuUnit::resolve(UnitRequest& request) {
     ++statistics_.bypassed;
     return answer(request, Translation{Hpa(request.translation.address.value()), 63, kReadWrite, {}, true});
   }
-  if (const Context* context = caches_.find_context(request.translation)) return with_context(request, *context);
+  if (const Context* context = caches_.find_context(request.translation))
+    return with_context(request, *context, caches_.epoch());
   want_context(request);
 }
 
@@ -131,10 +132,11 @@ void IommuUnit::want_context(UnitRequest& request) {
     walkers_.start_fetch(request);
 }
 
-void IommuUnit::with_context(UnitRequest& request, const Context& context) {
+// `began`: when the context was looked for. What is learnt through it is as old as that.
+void IommuUnit::with_context(UnitRequest& request, const Context& context, const WalkEpoch& began) {
   request.internal.tag = context.stage1_tag();
   if (context.kind == ContextKind::Bypass || request.translation.type == AddressType::Translated)
-    return translate_directly(request, context);
+    return translate_directly(request, context, began);
   const CachedTranslation* found = caches_.find(*request.internal.tag, request.translation.address);
   const bool is_hit = found != nullptr && found->allowed.allow(request.translation.access);
   if (!request.internal.is_counted) {
@@ -148,19 +150,18 @@ void IommuUnit::with_context(UnitRequest& request, const Context& context) {
     // It had missed and waited; another request's walk has brought the page meanwhile.
     join(request);
   }
-  if (!is_hit) return miss(request, context);
+  if (!is_hit) return miss(request, context, began);
   if (caches_.has_first_level())
-    caches_.fill_first_level(request.port, request.translation, *request.internal.tag, *found,
-                             caches_.epoch().first_level);
+    caches_.fill_first_level(request.port, request.translation, *request.internal.tag, *found, began.first_level);
   answer(request, found->at(request.translation.address));
 }
 
 // Contexts that translate nothing, and addresses translated before: the core answers from the context alone.
-void IommuUnit::translate_directly(UnitRequest& request, const Context& context) {
+void IommuUnit::translate_directly(UnitRequest& request, const Context& context, const WalkEpoch& began) {
   NoMemory no_memory;
   Task<TranslationResponse> walk = core_.walk(request.translation, context, no_memory, {});
   walk.start();
-  if (no_memory.was_used() || !walk.done()) return miss(request, context);
+  if (no_memory.was_used() || !walk.done()) return miss(request, context, began);
   request.path = UnitPath::Bypass;
   ++statistics_.bypassed;
   answer(request, walk.result());
@@ -172,7 +173,7 @@ void IommuUnit::mark_missed(UnitRequest& request) {
   ++outstanding_misses_;
 }
 
-void IommuUnit::miss(UnitRequest& request, const Context& context) {
+void IommuUnit::miss(UnitRequest& request, const Context& context, const WalkEpoch& began) {
   mark_missed(request);
   const MissKey key = key_of(request.translation);
   if (MissEntry* entry = walkers_.find(key)) {
@@ -180,7 +181,7 @@ void IommuUnit::miss(UnitRequest& request, const Context& context) {
     entry->requests.push(request);
     return;
   }
-  MissEntry* entry = walkers_.allocate(key);
+  MissEntry* entry = walkers_.allocate(key, began);
   if (entry == nullptr) return block(request);
   request.path = UnitPath::Miss;
   entry->context = context;
@@ -223,6 +224,7 @@ void IommuUnit::context_found(ContextFetch& fetch, const ContextResult& result) 
   const auto* context = std::get_if<Context>(&result);
   UnitRequest* request = fetch.requests.take();
   if (context != nullptr) caches_.fill_context(request->translation, *context, fetch.began.contexts);
+  const WalkEpoch began = fetch.began;
   walkers_.release(fetch);
 
   UnitRequest& first = *request;
@@ -233,7 +235,7 @@ void IommuUnit::context_found(ContextFetch& fetch, const ContextResult& result) 
   while (request != nullptr) {
     UnitRequest& next = *std::exchange(request, request->internal.next);
     if (context != nullptr) {
-      with_context(next, *context);
+      with_context(next, *context, began);
     } else if (&next == &first) {
       answer(next, std::get<Fault>(result));
     } else {

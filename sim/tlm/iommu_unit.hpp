@@ -75,9 +75,9 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void look_up_first_level(std::uint64_t request);
   void look_up(std::uint64_t request);
   void resolve(UnitRequest& request);
-  void with_context(UnitRequest& request, const Context& context);
-  void translate_directly(UnitRequest& request, const Context& context);
-  void miss(UnitRequest& request, const Context& context);
+  void with_context(UnitRequest& request, const Context& context, const WalkEpoch& began);
+  void translate_directly(UnitRequest& request, const Context& context, const WalkEpoch& began);
+  void miss(UnitRequest& request, const Context& context, const WalkEpoch& began);
   void answer(UnitRequest& request, const TranslationResponse& response);
   void finish(UnitRequest& request);
   void want_context(UnitRequest& request);

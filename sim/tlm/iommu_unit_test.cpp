@@ -355,6 +355,24 @@ TEST(IommuUnit, OrderingDecidesWhetherAHitPassesMisses) {
   EXPECT_EQ(hit_time(Ordering::InOrder, ~0U), first + 100_ns);
 }
 
+// Kills: counting any answered miss as one that the held hit waited for.
+TEST(IommuUnit, HeldHitWaitsForOlderMissesOnly) {
+  IommuParameters p = some();
+  p.timing.lookup_interval = 0_ps;
+  p.hit_under_miss = 0;
+  p.stage2_walk_cache[0] = {.entries = 4, .ways = 0};
+  Machine m(p);
+  warm_context(m);
+  map_pages(m, 1);
+  m.tables.map(m.root, 0x1000, 0x1000);
+  const std::size_t older = m.submit(page(0));  // four reads
+  const std::size_t hit = m.submit(Iova(0));
+  const std::size_t younger = m.submit(Iova(0x1000));  // one read: its leaf table is known
+  m.run();
+  EXPECT_LT(*m.completed(younger), *m.completed(older));
+  EXPECT_EQ(m.completed(hit), m.completed(older));
+}
+
 // Kills: responses of misses out of order under InOrder.
 TEST(IommuUnit, InOrderMeansOrderOfArrivalForEveryone) {
   IommuParameters p = some();

@@ -96,7 +96,7 @@ MissEntry* TableWalkers::find(const MissKey& key) {
   return nullptr;
 }
 
-MissEntry* TableWalkers::allocate(const MissKey& key) {
+MissEntry* TableWalkers::allocate(const MissKey& key, const WalkEpoch& began) {
   if (free_entries_.empty()) return nullptr;
   const std::uint32_t index = free_entries_.back();
   free_entries_.pop_back();
@@ -106,7 +106,7 @@ MissEntry* TableWalkers::allocate(const MissKey& key) {
   entry.is_walking = false;
   entry.is_overtaken = false;
   entry.port = nullptr;
-  entry.began = caches_.epoch();
+  entry.began = began;
   std::uint32_t& bucket = bucket_of(key);
   entry.next_in_bucket = bucket;
   bucket = index + 1;
@@ -178,8 +178,6 @@ void TableWalkers::begin_walk(std::uint64_t index) {
   auto& slot = *walks_.slots[index];
   MissEntry& entry = *slot.job;
   slot.port.reset(walks_.start_latency);
-  // What is read from here on is dated now; the context was found when the entry was made.
-  entry.began.translations = caches_.epoch().translations;
   slot.view.begin(entry.began.translations);
   entry.port = &slot.port;
   entry.slot = static_cast<std::uint32_t>(index);

@@ -119,8 +119,9 @@ class TableWalkers {
 
   // The entry on which requests with this key may wait; null when there is none.
   [[nodiscard]] MissEntry* find(const MissKey& key);
-  // A new entry; null when all are taken. Fill in context, tag and the first request, then start().
-  MissEntry* allocate(const MissKey& key);
+  // A new entry; null when all are taken. `began` is when the context was looked for: a walk that reads fresh entries
+  // of tables that an old context points to is an old walk. Fill in context, tag and the first request, then start().
+  MissEntry* allocate(const MissKey& key, const WalkEpoch& began);
   void start(MissEntry& entry);
   [[nodiscard]] bool has_free_entry() const { return !free_entries_.empty(); }
 
