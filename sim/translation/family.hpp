@@ -28,11 +28,18 @@ struct UnitFeatures {
   std::uint32_t command_ring_entries = 256;
 };
 
+// How software invalidates a range that one command cannot name.
+enum class RangeFlush : std::uint8_t {
+  ExactOrDomain,  // the whole domain [xen/drivers/passthrough/vtd/iommu.c, iommu_flush_iotlb]
+  SmallestBlock,  // the smallest naturally aligned block that covers it [linux drivers/iommu/intel, PSI alignment]
+};
+
 // How a driver programs the unit.
 struct DriverOptions {
   UnitFeatures features;
   // Stage-1 capable device tables (guests that own their stage 1, and Xen when it nests).
   bool stage1 = false;
+  RangeFlush range_flush = RangeFlush::ExactOrDomain;
 };
 
 struct FamilyDescriptor {

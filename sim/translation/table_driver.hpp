@@ -30,6 +30,11 @@ class TableMemory {
   virtual ~TableMemory() = default;
   virtual std::uint64_t read64(std::uint64_t address) = 0;
   virtual void write64(std::uint64_t address, std::uint64_t value) = 0;
+  // 16 bytes in one atomic write, as CPUs that program device tables have it.
+  virtual void write128(std::uint64_t address, std::uint64_t low, std::uint64_t high) {
+    write64(address + sizeof high, high);
+    write64(address, low);
+  }
   // A zeroed, naturally aligned block of 2^pages_lg2 4 KiB pages; nullopt when the pool is exhausted.
   virtual std::optional<std::uint64_t> allocate(unsigned pages_lg2 = 0) = 0;
   virtual void release(std::uint64_t address, unsigned pages_lg2 = 0) = 0;
@@ -114,9 +119,11 @@ class PageTable {
 // What a device is attached to.
 struct ContextSetting {
   ContextKind kind = ContextKind::Stage2;
-  DomainTag domain;
-  TableRoot stage1;  // Nested: guest-physical
-  TableRoot stage2;
+  DomainTag domain{};
+  TableRoot stage1{};  // Nested: guest-physical
+  TableRoot stage2{};
+  // The requester may keep translations (ATS), where the unit supports it.
+  bool allow_device_tlb = true;
 };
 
 struct RegisterWrite {
