@@ -18,8 +18,8 @@
 namespace iommu {
 
 struct WorkloadDriverParameters {
-  std::uint32_t outstanding = 32;           // 1 …: operations in flight
-  std::uint64_t warmup = 0;                 // operations completed before the measurement begins
+  std::uint32_t outstanding = 32;             // 1 …: operations in flight
+  std::uint64_t warmup = 0;                   // operations completed before the measurement begins
   std::optional<std::uint64_t> operations{};  // measured; nullopt: until the traffic ends or the run does
 };
 

@@ -64,6 +64,14 @@ std::string replay(IommuCore& core, VectorMemory& memory, const std::vector<Vect
   return {};
 }
 
+class LeafSize final : public WalkObserver {
+ public:
+  void on_entry(Stage, Level, std::uint64_t, Hpa, std::uint64_t, const DecodedEntry& decoded) override {
+    if (decoded.kind == EntryKind::Leaf) page_lg2 = decoded.page_lg2;
+  }
+  std::uint8_t page_lg2 = 0;
+};
+
 struct Run {
   VectorOutcome outcome;
   std::string register_difference;
@@ -79,10 +87,13 @@ Run run(const VectorRecord& record, const VectorAccess& access, const VectorFami
   result.register_difference = replay(*core, memory, record.setup);
   const std::string difference = replay(*core, memory, access.before);
   if (result.register_difference.empty()) result.register_difference = difference;
-  const TranslationResponse response = core->translate(access.request, memory).run();
+  LeafSize leaf;
+  const TranslationResponse response =
+      core->translate(access.request, memory, {.caches = nullptr, .observer = &leaf}).run();
   if (const auto* translation = std::get_if<Translation>(&response)) {
     result.outcome.result = VectorResult::Translated;
     result.outcome.output = translation->address.value();
+    result.outcome.page_lg2 = leaf.page_lg2;
   } else {
     const Fault& fault = std::get<Fault>(response);
     core->record(fault);
@@ -124,6 +135,7 @@ Hypothesis explain(const VectorRecord& record, const VectorAccess& access, const
     if (!change->words.empty() || !change->id_registers.empty())
       hypothesis.run = run(record, access, family, patched, id_registers);
     if (change->outcome) hypothesis.run.outcome = *change->outcome;
+    if (change->marks == VectorMarks::Undone) hypothesis.run.words = patched;
   }
   for (auto it = undo.rbegin(); it != undo.rend(); ++it) hypothesis.run.words[it->first] = it->second;
   return hypothesis;

@@ -37,6 +37,7 @@ struct VectorOutcome {
   std::uint64_t output = 0;              // Translated
   unsigned reason = 0;                   // Fault; Blocked: what would have been recorded (ours only)
   std::optional<RecordedFault> fault{};  // Fault
+  std::uint8_t page_lg2 = 0;             // Translated (ours only): of the leaf that mapped it; 0 without one
   [[nodiscard]] bool agrees_with(const VectorOutcome& recorded) const;
 };
 
@@ -97,10 +98,12 @@ struct VectorCase {
   const VectorRegisters& id_registers;
   const VectorOutcome& outcome;
 };
+enum class VectorMarks : std::uint8_t { Kept, Undone };  // Undone: the recorder refused before it walked any table
 struct VectorChange {
   std::vector<VectorWord> words{};  // tables as the recorder takes them
   std::vector<std::pair<std::string, std::uint64_t>> id_registers{};
   std::optional<VectorOutcome> outcome{};  // or the outcome itself
+  VectorMarks marks = VectorMarks::Kept;
 };
 struct VectorRule {
   std::string_view name;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/guest/guest_table_memory.hpp"
+
+#include "sim/base/check.hpp"
+
+namespace iommu::guest {
+
+std::optional<std::uint64_t> GuestTableMemory::allocate(unsigned pages_lg2) {
+  const auto block = pages_.allocate(pages_lg2);
+  if (!block) return std::nullopt;
+  for (std::uint64_t offset = 0; offset < kPageSize.value() << pages_lg2; offset += sizeof(std::uint64_t))
+    if (read64(block->value() + offset) != 0) write64(block->value() + offset, 0);
+  in_use_ += 1ULL << pages_lg2;
+  return block->value();
+}
+
+void GuestTableMemory::release(std::uint64_t address, unsigned pages_lg2) {
+  const bool released = pages_.release(Gpa(address), pages_lg2);
+  SIM_CHECK(released, "a released table page was allocated");
+  in_use_ -= 1ULL << pages_lg2;
+}
+
+}  // namespace iommu::guest

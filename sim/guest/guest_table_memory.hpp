@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// A guest kernel's own pages, and table memory made of them: addresses are guest-physical.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "sim/base/address.hpp"
+#include "sim/memory/frame_allocator.hpp"
+#include "sim/memory/guest_memory.hpp"
+#include "sim/translation/table_driver.hpp"
+
+namespace iommu::guest {
+
+// Hands out guest pages of one range, lowest first. All users of one kernel share it.
+class GuestPages {
+ public:
+  GuestPages(Gfn first, std::uint64_t pages) : frames_(Mfn(first.value()), pages) {}
+
+  // 2^order pages, aligned to their number; nullopt: none left.
+  [[nodiscard]] std::optional<Gpa> allocate(unsigned order = 0) {
+    const auto frame = frames_.allocate(order);
+    if (!frame) return std::nullopt;
+    return Gfn(frame->value()).address();
+  }
+  // False, without effect: they are not in use.
+  [[nodiscard]] bool release(Gpa address, unsigned order = 0) {
+    return frames_.release(Mfn(Gfn(address).value()), order);
+  }
+  [[nodiscard]] std::uint64_t used() const { return frames_.used(); }
+
+ private:
+  FrameAllocator frames_;  // it counts frames; whose they are does not matter to it
+};
+
+class GuestTableMemory final : public TableMemory {
+ public:
+  GuestTableMemory(GuestMemory& memory, GuestPages& pages) : memory_(memory), pages_(pages) {}
+
+  // Outside guest memory reads return 0 and writes vanish, as on a bus.
+  std::uint64_t read64(std::uint64_t address) override { return memory_.read64(Gpa(address)).value_or(0); }
+  void write64(std::uint64_t address, std::uint64_t value) override { memory_.write64(Gpa(address), value); }
+  std::optional<std::uint64_t> allocate(unsigned pages_lg2) override;
+  void release(std::uint64_t address, unsigned pages_lg2) override;
+
+  [[nodiscard]] std::uint64_t pages_in_use() const { return in_use_; }
+
+ private:
+  GuestMemory& memory_;
+  GuestPages& pages_;
+  std::uint64_t in_use_ = 0;
+};
+
+}  // namespace iommu::guest

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// A guest's memory as software sees it: guest-physical addresses, backed by host memory through a frame map (Xen's
+// p2m). Whatever a guest may ask for is checked: outside its memory every access fails, none crashes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "sim/base/address.hpp"
+#include "sim/memory/host_memory.hpp"
+
+namespace iommu {
+
+// Where guest frames are. Implemented by the hypervisor.
+class FrameMap {
+ public:
+  FrameMap() = default;
+  FrameMap(const FrameMap&) = delete;
+  FrameMap& operator=(const FrameMap&) = delete;
+  virtual ~FrameMap() = default;
+  // The machine frame of guest memory; nullopt for anything that is not memory of this guest.
+  [[nodiscard]] virtual std::optional<Mfn> memory_frame(Gfn frame) const = 0;
+
+  [[nodiscard]] std::optional<Hpa> translate(Gpa address) const {
+    const auto frame = memory_frame(Gfn(address));
+    if (!frame) return std::nullopt;
+    return frame->address() + Bytes(address.offset_in(kPageLg2));
+  }
+};
+
+class GuestMemory {
+ public:
+  GuestMemory(HostMemory& host, const FrameMap& frames) : host_(host), frames_(frames) {}
+
+  [[nodiscard]] std::optional<Hpa> translate(Gpa address) const { return frames_.translate(address); }
+
+  // Aligned words; nullopt or false outside guest memory.
+  [[nodiscard]] std::optional<std::uint64_t> read64(Gpa address) const;
+  bool write64(Gpa address, std::uint64_t value);
+  bool write32(Gpa address, std::uint32_t value);
+
+  // Bytes at any alignment. Nothing is written unless all of it can be.
+  [[nodiscard]] bool read(Gpa address, std::span<std::byte> into) const;
+  bool write(Gpa address, std::span<const std::byte> from);
+
+  [[nodiscard]] HostMemory& host() const { return host_; }
+
+ private:
+  [[nodiscard]] bool contains(Gpa address, std::size_t bytes) const;
+  HostMemory& host_;
+  const FrameMap& frames_;
+};
+
+}  // namespace iommu

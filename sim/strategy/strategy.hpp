@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// One way of giving a guest its DMA translation, written once over TableDriver and CpuPort. A strategy sets up the
+// guest's and Xen's side and yields a DmaSpace per device; the DMA API above it and the hardware below it are the same
+// for all.
+//
+// | strategy        | tables the device walks                 | map              | unmap                              |
+// | passthrough     | context 0: guest-physical addresses     | nothing          | nothing                            |
+// | pv_iommu        | Xen's, one stage, one context a device  | one hypercall    | one hypercall with its flush       |
+// | nested          | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped doorbell, Xen forwards     |
+// | emulated_viommu | Xen's shadow of the guest's tables      | trapped doorbell | trapped doorbell                   |
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "sim/base/cpu_port.hpp"
+#include "sim/base/task.hpp"
+#include "sim/guest/dma_space.hpp"
+#include "sim/guest/guest_table_memory.hpp"
+#include "sim/strategy/warden.hpp"
+#include "sim/translation/family.hpp"
+#include "sim/xen/hypervisor.hpp"
+#include "sim/xen/invalidation_counters.hpp"
+#include "sim/xen/iommu_op.hpp"
+#include "sim/xen/virtual_unit.hpp"
+
+namespace iommu::strategy {
+
+// Variants of strategies, as scenarios name them. Each strategy reads its own keys.
+struct StrategyOptions {
+  // A guest's unmap invalidates final translations only, unless it freed tables (its kernel's leaf hint).
+  bool leaf_hint = false;
+  // pv_iommu
+  bool deferred_flush = false;
+  std::uint32_t arena_order = 12;
+  std::uint32_t max_contexts = 128;
+  // nested, emulated_viommu: who answers the trapped accesses.
+  xen::TrapTarget trap_target = xen::TrapTarget::Xen;
+};
+
+// What a strategy is built on; all outlives it.
+struct StrategyEnvironment {
+  xen::Hypervisor& xen;
+  xen::IommuOp& hypercall;
+  xen::Domain& domain;
+  guest::GuestPages& pages;  // the guest kernel's
+  const FamilyDescriptor& family;
+  UnitFeatures host;  // of the physical unit
+  StrategyOptions options;
+};
+
+struct StrategyCounters {
+  xen::TrapCounters traps;
+  std::uint64_t commands_emulated = 0;
+  std::uint64_t shadow_entries = 0;  // compared
+  std::uint64_t shadow_changes = 0;  // of them different: shadow entries written or removed
+  std::uint64_t shadow_resyncs = 0;  // whole address spaces compared
+  std::uint64_t refused_scans = 0;   // guest tables too large to be honest: their device is blocked
+  xen::InvalidationCounters guest;   // what the guest asked of its virtual unit
+};
+
+class DmaStrategy {
+ public:
+  DmaStrategy() = default;
+  DmaStrategy(const DmaStrategy&) = delete;
+  DmaStrategy& operator=(const DmaStrategy&) = delete;
+  virtual ~DmaStrategy() = default;
+
+  // The guest's kernel starts: brings up its virtual unit or asks Xen for contexts. Once, before attach().
+  virtual Task<xen::Errno> start(CpuPort& cpu) = 0;
+  // The guest's kernel takes a device that Xen has assigned to the domain. The space lives as long as the strategy;
+  // nullptr: refused.
+  virtual Task<guest::DmaSpace*> attach(CpuPort& cpu, RequesterId device) = 0;
+  // What the device's addresses mean; for the warden.
+  [[nodiscard]] virtual Addressing addressing() const { return Addressing::Mapped; }
+  [[nodiscard]] virtual StrategyCounters counters() const { return {}; }
+  // Guest memory in I/O tables. Host tables, shadows included, are the hypervisor's.
+  [[nodiscard]] virtual std::uint64_t guest_table_bytes() const { return 0; }
+};
+
+struct OptionKey {
+  std::string_view name;
+  std::string_view description;
+};
+
+struct StrategyDescriptor {
+  std::string_view name;  // as in scenarios
+  std::string_view description;
+  std::span<const OptionKey> keys;
+  // How Xen must program the physical unit for it.
+  DriverOptions (*host_driver)(const UnitFeatures& host) = nullptr;
+  std::unique_ptr<DmaStrategy> (*make)(const StrategyEnvironment& environment) = nullptr;
+};
+
+extern const StrategyDescriptor kPassthrough;
+extern const StrategyDescriptor kPvIommu;
+extern const StrategyDescriptor kNested;
+extern const StrategyDescriptor kEmulatedViommu;
+inline constexpr std::array kStrategies{&kPassthrough, &kPvIommu, &kNested, &kEmulatedViommu};
+
+// nullptr: no strategy has this name.
+[[nodiscard]] const StrategyDescriptor* find_strategy(std::string_view name);
+
+}  // namespace iommu::strategy

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/strategy/warden.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <string_view>
+
+namespace iommu::strategy {
+
+namespace {
+constexpr std::array<std::string_view, 4> kViolationNames{"page not mapped", "wrong frame", "no permission",
+                                                          "unknown device"};
+}  // namespace
+
+std::string Violation::describe() const {
+  std::array<char, 160> text{};
+  std::snprintf(text.data(), text.size(), "%s: %s of %#llx by %02x:%02x.%u reached %#llx at %.3f ns",
+                kViolationNames[static_cast<std::size_t>(kind)].data(), access == Access::Read ? "read" : "write",
+                static_cast<unsigned long long>(address.value()), device.bus(), device.device(), device.function(),
+                static_cast<unsigned long long>(target.value()), to_ns(time));
+  return text.data();
+}
+
+void Warden::Ages::add(Picoseconds age) {
+  ++count;
+  sum_ps += static_cast<double>(age.value());
+  max = std::max(max, age);
+}
+
+void Warden::add_device(RequesterId device, const FrameMap& frames, Addressing addressing) {
+  devices_[device] = Device{&frames, addressing, {}};
+}
+
+Warden::Device* Warden::find(RequesterId device) {
+  const auto found = devices_.find(device);
+  return found == devices_.end() ? nullptr : &found->second;
+}
+
+void Warden::on_map_called(Picoseconds, RequesterId device, guest::MapSegment segment) {
+  Device* known = find(device);
+  if (known == nullptr) return;
+  for (std::uint64_t i = 0; i < segment.length.value() >> kPageLg2; ++i) {
+    const auto frame = known->frames->memory_frame(Gfn(segment.address) + i);
+    if (!frame) continue;  // not the guest's memory: no DMA through this page is legitimate
+    known->pages[Dfn(segment.iova) + i] = {State::Mapping, segment.permissions, *frame, {}};
+  }
+}
+
+void Warden::on_mapped(Picoseconds, RequesterId device, guest::IovaRange range) {
+  Device* known = find(device);
+  if (known == nullptr) return;
+  for (std::uint64_t i = 0; i < range.pages(); ++i)
+    if (const auto page = known->pages.find(Dfn(range.first) + i); page != known->pages.end())
+      page->second.state = State::Mapped;
+}
+
+void Warden::on_unmap_called(Picoseconds now, RequesterId device, guest::IovaRange range) {
+  Device* known = find(device);
+  if (known == nullptr) return;
+  for (std::uint64_t i = 0; i < range.pages(); ++i) {
+    const auto page = known->pages.find(Dfn(range.first) + i);
+    if (page == known->pages.end() || page->second.state == State::AwaitingFence) continue;
+    page->second.state = State::AwaitingFence;
+    page->second.unmapped = now;
+  }
+}
+
+void Warden::on_fenced(Picoseconds now, RequesterId device, guest::IovaRange range) {
+  Device* known = find(device);
+  if (known == nullptr) return;
+  for (std::uint64_t i = 0; i < range.pages(); ++i) {
+    const auto page = known->pages.find(Dfn(range.first) + i);
+    if (page == known->pages.end() || page->second.state != State::AwaitingFence) continue;
+    exposure_.add(now - page->second.unmapped);
+    known->pages.erase(page);
+  }
+}
+
+void Warden::on_dma(Picoseconds now, RequesterId requester, std::optional<Pasid>, Iova iova, Hpa target, Bytes length,
+                    Access access) {
+  Violation where{ViolationKind::UnknownDevice, now, requester, iova, target, access};
+  Device* device = find(requester);
+  if (device == nullptr) return violate(where, ViolationKind::UnknownDevice);
+  // The first byte of each page touched.
+  for (std::uint64_t done = 0; done < length.value();) {
+    where.address = iova + Bytes(done);
+    where.target = target + Bytes(done);
+    check_page(now, *device, where);
+    done += kPageSize.value() - where.address.offset_in(kPageLg2);
+  }
+}
+
+void Warden::check_page(Picoseconds now, Device& device, const Violation& where) {
+  ++checked_;
+  if (device.addressing == Addressing::GuestPhysical) {
+    const auto frame = device.frames->memory_frame(Gfn(where.address.value() >> kPageLg2));
+    if (!frame) return violate(where, ViolationKind::NotMapped);
+    if (*frame != Mfn(where.target)) violate(where, ViolationKind::WrongFrame);
+    return;
+  }
+  const auto found = device.pages.find(Dfn(where.address));
+  if (found == device.pages.end()) return violate(where, ViolationKind::NotMapped);
+  const Page& page = found->second;
+  if (page.frame != Mfn(where.target)) return violate(where, ViolationKind::WrongFrame);
+  if (!page.permissions.allow(where.access)) return violate(where, ViolationKind::NoPermission);
+  if (page.state == State::AwaitingFence) stale_.add(now - page.unmapped);
+}
+
+void Warden::violate(Violation violation, ViolationKind kind) {
+  violation.kind = kind;
+  if (!first_violation_) first_violation_ = violation;
+  ++violations_;
+}
+
+WardenReport Warden::report() const {
+  WardenReport report;
+  report.checked = checked_;
+  report.stale = stale_.count;
+  report.violations = violations_;
+  report.stale_age_max = stale_.max;
+  report.exposures = exposure_.count;
+  report.exposure_max = exposure_.max;
+  if (stale_.count != 0) report.stale_age_mean_ps = stale_.sum_ps / static_cast<double>(stale_.count);
+  if (exposure_.count != 0) report.exposure_mean_ps = exposure_.sum_ps / static_cast<double>(exposure_.count);
+  report.first_violation = first_violation_;
+  return report;
+}
+
+void Warden::reset_counts() {
+  checked_ = 0;
+  stale_ = {};
+  exposure_ = {};
+}
+
+}  // namespace iommu::strategy

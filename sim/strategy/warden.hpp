@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// The warden knows what software believes about every page a device may reach, and checks every DMA that memory accepts
+// against it. It takes no part in the simulation.
+//
+// A page is free; or being mapped (the tables may show it already, the device may use it); or mapped to one machine
+// frame with permissions; or unmapped and awaiting its fence. A DMA to an awaiting page is *stale*: the hazard that
+// deferred invalidation leaves open. A DMA to a free page, to another frame, or without permission is a *violation*:
+// somebody's bug, and the run must fail.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <unordered_map>
+
+#include "sim/guest/dma_space.hpp"
+#include "sim/memory/guest_memory.hpp"
+#include "sim/pcie/dma_port.hpp"
+
+namespace iommu::strategy {
+
+// What a device's addresses mean when software maps nothing.
+enum class Addressing : std::uint8_t { Mapped, GuestPhysical };
+
+enum class ViolationKind : std::uint8_t { NotMapped, WrongFrame, NoPermission, UnknownDevice };
+
+struct Violation {
+  ViolationKind kind = ViolationKind::NotMapped;
+  Picoseconds time;
+  RequesterId device;
+  Iova address;
+  Hpa target;
+  Access access = Access::Read;
+  [[nodiscard]] std::string describe() const;
+};
+
+struct WardenReport {
+  std::uint64_t checked = 0;  // pages of DMAs
+  std::uint64_t stale = 0;    // of them through an unmapped page before its fence
+  std::uint64_t violations = 0;
+  Picoseconds stale_age_max;  // unmap to DMA
+  double stale_age_mean_ps = 0;
+  // From unmap to fence, for every page that was unmapped, used meanwhile or not.
+  std::uint64_t exposures = 0;
+  Picoseconds exposure_max;
+  double exposure_mean_ps = 0;
+  std::optional<Violation> first_violation;
+};
+
+class Warden final : public DmaObserver, public guest::MappingObserver {
+ public:
+  // `frames` says which machine frame backs the guest's memory; it outlives the warden.
+  void add_device(RequesterId device, const FrameMap& frames, Addressing addressing);
+
+  void on_map_called(Picoseconds now, RequesterId device, guest::MapSegment segment) override;
+  void on_mapped(Picoseconds now, RequesterId device, guest::IovaRange range) override;
+  void on_unmap_called(Picoseconds now, RequesterId device, guest::IovaRange range) override;
+  void on_fenced(Picoseconds now, RequesterId device, guest::IovaRange range) override;
+  void on_dma(Picoseconds now, RequesterId requester, std::optional<Pasid> pasid, Iova iova, Hpa target, Bytes length,
+              Access access) override;
+
+  [[nodiscard]] WardenReport report() const;
+  // Forgets counts, keeps the truth: a report then covers what follows (after a warm-up). Violations are kept.
+  void reset_counts();
+
+ private:
+  enum class State : std::uint8_t { Mapping, Mapped, AwaitingFence };
+  struct Page {
+    State state = State::Mapping;
+    Permissions permissions;
+    Mfn frame;
+    Picoseconds unmapped;
+  };
+  struct Device {
+    const FrameMap* frames = nullptr;
+    Addressing addressing = Addressing::Mapped;
+    std::unordered_map<Dfn, Page> pages;
+  };
+  struct Ages {
+    std::uint64_t count = 0;
+    double sum_ps = 0;
+    Picoseconds max;
+    void add(Picoseconds age);
+  };
+  void check_page(Picoseconds now, Device& device, const Violation& where);
+  void violate(Violation violation, ViolationKind kind);
+  Device* find(RequesterId device);
+
+  std::unordered_map<RequesterId, Device> devices_;
+  std::uint64_t checked_ = 0;
+  std::uint64_t violations_ = 0;
+  Ages stale_;
+  Ages exposure_;
+  std::optional<Violation> first_violation_;
+};
+
+}  // namespace iommu::strategy

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// The hypervisor's operations on the pages of a context, and the invalidations that follow them.
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "sim/xen/hypervisor.hpp"
+
+namespace iommu::xen {
+
+namespace {
+AddressRange bytes_of(Dfn first, std::uint64_t pages) {
+  return {first.address().value(), first.address().value() + (pages << kPageLg2) - 1};
+}
+
+// A count that is a power of two and a range aligned to it: what one page-selective command covers exactly.
+bool is_naturally_aligned(AddressRange range) {
+  const std::uint64_t bytes = range.last - range.first + 1;
+  return std::has_single_bit(bytes) && (range.first & (bytes - 1)) == 0;
+}
+// Machine frames of the mapped pages of a range, ascending by input address.
+std::vector<Mfn> frames_behind(const PageTable& table, AddressRange range) {
+  std::vector<Mfn> frames;
+  table.for_each_leaf(range, [&](const MappedLeaf& leaf) {
+    const std::uint64_t end = leaf.input + (1ULL << leaf.page_lg2);
+    for (std::uint64_t at = std::max(leaf.input, range.first); at < end && at < range.last; at += kPageSize.value())
+      frames.push_back(Mfn(Hpa(leaf.output + (at - leaf.input))));
+  });
+  return frames;
+}
+}  // namespace
+
+Hypervisor::MapRun Hypervisor::next_run(const Domain& domain, const Domain& owner, const IoContext& context, Gfn gfn,
+                                        Dfn dfn, std::uint64_t pages) const {
+  MapRun run;
+  if (dfn > last_dfn() || context.is_reserved(dfn, 1)) {
+    run.status = Errno::AddressNotAvailable;
+    return run;
+  }
+  const auto entry = owner.p2m.lookup(gfn);
+  if (!entry) {
+    run.status = Errno::NoEntry;
+    return run;
+  }
+  if (entry->type == FrameType::Foreign && domain.setting.privilege != Privilege::HardwareDomain) {
+    run.status = Errno::NotPermitted;
+    return run;
+  }
+  run.machine = entry->machine;
+  run.pages = std::min({pages, entry->contiguous, last_dfn().value() - dfn.value() + 1});
+  for (const IoContext::Reserved& reserved : context.reserved)
+    if (reserved.region.first > dfn) run.pages = std::min(run.pages, reserved.region.first.value() - dfn.value());
+  return run;
+}
+
+Task<PagesDone> Hypervisor::map_pages(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, Gfn gfn, Dfn dfn,
+                                      std::uint64_t pages, Permissions permissions) {
+  PagesDone done;
+  co_await cpu.acquire(context.lock);
+  if (context.dying) done.status = Errno::Invalid;
+  TableEdit edit;
+  std::uint64_t references = 0;
+  while (done.pages < pages && done.status == Errno::Ok) {
+    const MapRun run = next_run(domain, owner, context, gfn + done.pages, dfn + done.pages, pages - done.pages);
+    done.status = run.status;
+    if (run.status != Errno::Ok) break;
+    // The frames count as one contiguous piece here to save time; a guest's pages are still entered one by one.
+    const TableEdit step = context.table->map({.input = (dfn + done.pages).address().value(),
+                                               .output = run.machine.address().value(),
+                                               .length = kPageSize * run.pages,
+                                               .permissions = permissions,
+                                               .coalesce = options_.coalesce});
+    for (std::uint64_t i = 0; i < step.pages_done; ++i) {
+      if (!holds_reference((run.machine + i).address().value())) continue;
+      references_.take(run.machine + i);
+      ++references;
+    }
+    done.pages += step.pages_done;
+    done.status = to_errno(step.status);
+    edit.merge(step);
+  }
+  const std::uint64_t looked_up = done.pages + (done.status == Errno::Ok ? 0 : 1);
+  co_await cpu.charge(CostId::P2mLookup, looked_up);
+  co_await cpu.charge(CostId::PageReference, references);
+  // One walk to find a conflict, one to write.
+  if (context.table) co_await cpu.charge(CostId::TableRead, 2 * looked_up * (context.table->root().top_level + 1U));
+  co_await charge_edit(cpu, edit);
+  if (done.pages != 0) co_await flush_edit(cpu, domain, context, bytes_of(dfn, done.pages), edit);
+  cpu.release(context.lock);
+  co_return done;
+}
+
+Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext& context, Dfn dfn, std::uint64_t pages,
+                                        UnmapFlush flush) {
+  PagesDone done;
+  co_await cpu.acquire(context.lock);
+  if (context.dying)
+    done.status = Errno::Invalid;
+  else if (dfn > last_dfn())
+    done.status = Errno::NoEntry;
+  else if (context.is_reserved(dfn, std::min(pages, last_dfn().value() - dfn.value() + 1)))
+    done.status = Errno::AddressNotAvailable;
+  if (done.status != Errno::Ok || pages == 0) {
+    cpu.release(context.lock);
+    co_return done;
+  }
+  pages = std::min(pages, last_dfn().value() - dfn.value() + 1);
+  const AddressRange range = bytes_of(dfn, pages);
+  std::vector<Mfn> frames = frames_behind(*context.table, range);
+  TableEdit edit = context.table->unmap(range.first, kPageSize * pages, ReclaimTables::WhenEmpty);
+  done.pages = edit.pages_done;
+  done.status = to_errno(edit.status);
+  frames.resize(std::min<std::size_t>(frames.size(), edit.pages_done));
+  std::erase_if(frames, [&](Mfn frame) { return !holds_reference(frame.address().value()); });
+  const std::uint64_t touched = done.pages + (done.status == Errno::Ok ? 0 : 1);
+  co_await cpu.charge(CostId::TableRead, touched * (context.table->root().top_level + 1U));
+  co_await charge_edit(cpu, edit);
+  co_await cpu.charge(CostId::PageReference, frames.size());
+  if (flush == UnmapFlush::Later) {
+    context.deferred_frames.insert(context.deferred_frames.end(), frames.begin(), frames.end());
+    context.deferred_tables.insert(context.deferred_tables.end(), edit.freed_tables.begin(), edit.freed_tables.end());
+  } else {
+    if (done.pages != 0) co_await flush_edit(cpu, domain, context, bytes_of(dfn, done.pages), edit);
+    for (const Mfn frame : frames) references_.drop(frame);
+  }
+  cpu.release(context.lock);
+  co_return done;
+}
+
+Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& context,
+                                      std::vector<AddressRange> removed, std::vector<Piece> added) {
+  co_await cpu.acquire(context.lock);
+  TableEdit edit;
+  std::vector<Mfn> dropped;
+  AddressRange hull{~0ULL, 0};
+  for (const AddressRange& range : removed) {
+    const std::vector<Mfn> frames = frames_behind(*context.table, range);
+    dropped.insert(dropped.end(), frames.begin(), frames.end());
+    edit.merge(context.table->unmap(range.first, Bytes(range.last - range.first + 1), ReclaimTables::WhenEmpty));
+    hull = {std::min(hull.first, range.first), std::max(hull.last, range.last)};
+  }
+  std::uint64_t references = 0;
+  for (const Piece& piece : added) {
+    const Bytes length(piece.input.last - piece.input.first + 1);
+    const TableEdit step = context.table->map({.input = piece.input.first,
+                                               .output = piece.machine.value(),
+                                               .length = length,
+                                               .permissions = piece.permissions,
+                                               .max_page_lg2 = domain.setting.page_lg2});
+    for (std::uint64_t i = 0; i < step.pages_done; ++i) references_.take(Mfn(piece.machine) + i);
+    references += step.pages_done;
+    edit.merge(step);
+    if (step.status != EditStatus::Ok) break;
+    hull = {std::min(hull.first, piece.input.first), std::max(hull.last, piece.input.last)};
+  }
+  co_await charge_edit(cpu, edit);
+  co_await cpu.charge(CostId::PageReference, references + dropped.size());
+  const Errno status = to_errno(edit.status);
+  if (hull.first <= hull.last) co_await flush_edit(cpu, domain, context, hull, edit);
+  for (const Mfn frame : dropped) references_.drop(frame);
+  cpu.release(context.lock);
+  co_return status;
+}
+
+// Invalidation --------------------------------------------------------------------------------------------------------
+
+Task<void> Hypervisor::flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range,
+                                  TableEdit edit) {
+  const bool added_matters = edit.added && !units_.empty() && units_.front()->features().caching_mode;
+  if (edit.modified || edit.structure_changed || added_matters) {
+    const bool whole = edit.structure_changed ||
+                       (options_.unaligned_flush == UnalignedFlush::WholeDomain && !is_naturally_aligned(range));
+    co_await flush(cpu, domain, context, whole ? std::nullopt : std::optional(range));
+  } else {
+    ++counters_.flushes_skipped;
+  }
+  for (const std::uint64_t page : edit.freed_tables) context.table_memory->release(page);
+}
+
+Task<void> Hypervisor::flush_context(CpuPort& cpu, Domain& domain, IoContext& context) {
+  co_await cpu.acquire(context.lock);
+  // What is unmapped from here on waits for the next flush.
+  const std::vector<std::uint64_t> tables = std::exchange(context.deferred_tables, {});
+  const std::vector<Mfn> frames = std::exchange(context.deferred_frames, {});
+  co_await flush(cpu, domain, context, std::nullopt);
+  for (const std::uint64_t page : tables) context.table_memory->release(page);
+  for (const Mfn frame : frames) references_.drop(frame);
+  cpu.release(context.lock);
+}
+
+Task<void> Hypervisor::flush(CpuPort& cpu, Domain& domain, IoContext& context, std::optional<AddressRange> range) {
+  ++counters_.flush_calls;
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    if (!uses_unit(domain, context, i)) continue;
+    PhysicalUnit& unit = *units_[i];
+    InvalidationScope scope{.kind = InvalidationKind::Iotlb, .domain = context.tags[i], .range = range};
+    co_await unit.invalidate(cpu, {1, unit.driver().widen(scope)});
+    for (const RequesterId device : context.devices) {
+      const auto found = domain.devices.find(device);
+      if (found == domain.devices.end() || !found->second.setting.device_tlb || found->second.setting.unit != i)
+        continue;
+      const InvalidationScope remote{.kind = InvalidationKind::DeviceTlb, .requester = device, .range = range};
+      co_await unit.invalidate(cpu, {1, remote});
+    }
+  }
+}
+
+}  // namespace iommu::xen

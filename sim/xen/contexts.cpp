@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// The hypervisor's operations on IOMMU contexts and on the devices inside them.
+#include <algorithm>
+#include <utility>
+
+#include "sim/base/check.hpp"
+#include "sim/xen/hypervisor.hpp"
+
+namespace iommu::xen {
+
+namespace {
+constexpr std::uint64_t kTeardownEntries = 4096;  // table entries read per slice of a teardown
+
+AddressRange bytes_of(Dfn first, std::uint64_t pages) {
+  return {first.address().value(), first.address().value() + (pages << kPageLg2) - 1};
+}
+
+std::vector<RequesterId> functions_of(const DeviceSetting& device) {
+  if (device.device_class == DeviceClass::Bridge) return {};  // bridges are accepted, nothing is programmed for them
+  std::vector<RequesterId> functions{device.requester};
+  functions.insert(functions.end(), device.phantom_functions.begin(), device.phantom_functions.end());
+  return functions;
+}
+}  // namespace
+
+Hypervisor::NewContext Hypervisor::make_context(ContextNumber number, ContextKind kind, TableMemory& tables) {
+  NewContext made{Errno::Ok, std::make_unique<IoContext>(number)};
+  IoContext& context = *made.context;
+  context.kind = kind;
+  for (const auto& unit : units_) {
+    const auto tag = unit->allocate_tag();
+    if (!tag) {
+      made.status = Errno::NoSpace;
+      break;
+    }
+    context.tags.push_back(*tag);
+  }
+  if (made.status == Errno::Ok && kind == ContextKind::Stage2) {
+    context.table = units_.front()->driver().create_table(TableKind::Stage2, tables);
+    context.table_memory = &tables;
+    if (context.table)
+      context.stage2 = context.table->root();
+    else
+      made.status = Errno::NoMemory;
+  }
+  if (made.status != Errno::Ok) {
+    for (std::size_t i = 0; i < context.tags.size(); ++i) units_[i]->release_tag(context.tags[i]);
+    made.context.reset();
+  }
+  return made;
+}
+
+Task<void> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context) {
+  SIM_CHECK(context->dying && context->devices.empty(), "only an empty, dying context is destroyed");
+  IoContext& dead = *context;
+  domain.retired_contexts.push_back(std::move(context));
+  co_await cpu.acquire(dead.lock);
+  std::optional<std::uint64_t> at = 0;
+  while (dead.table && at) {
+    std::uint64_t dropped = 0;
+    const LeafScan scan = dead.table->scan_leaves({*at, ~0ULL}, kTeardownEntries, [&](const MappedLeaf& leaf) {
+      for (std::uint64_t i = 0; i < 1ULL << (leaf.page_lg2 - kPageLg2); ++i) {
+        if (!holds_reference(leaf.output + (i << kPageLg2))) continue;
+        references_.drop(Mfn(Hpa(leaf.output)) + i);
+        ++dropped;
+      }
+    });
+    at = scan.resume_at;
+    co_await cpu.charge(CostId::TableRead, scan.entries_read);
+    co_await cpu.charge(CostId::PageReference, dropped);
+  }
+  for (const Mfn frame : dead.deferred_frames) references_.drop(frame);
+  if (dead.table) {
+    for (const std::uint64_t page : dead.table->detach_all_tables()) dead.table_memory->release(page);
+    for (const std::uint64_t page : dead.deferred_tables) dead.table_memory->release(page);
+    dead.table.reset();
+  }
+  for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->release_tag(dead.tags[i]);
+  cpu.release(dead.lock);
+  std::erase_if(domain.retired_contexts, [](const auto& c) { return !c->lock.held && c->lock.waiters.empty(); });
+}
+
+bool Hypervisor::uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const {
+  return std::any_of(context.devices.begin(), context.devices.end(), [&](RequesterId device) {
+    const auto found = domain.devices.find(device);
+    return found != domain.devices.end() && found->second.setting.unit == unit;
+  });
+}
+
+// MMIO frames carry no reference: they are nobody's memory.
+bool Hypervisor::holds_reference(std::uint64_t machine_address) const {
+  return memory_.contains(Hpa(machine_address).aligned_down(kPageLg2), kPageSize.value());
+}
+
+Task<void> Hypervisor::charge_edit(CpuPort& cpu, const TableEdit& edit) {
+  co_await cpu.charge(CostId::TableWrite, edit.entries_written);
+  co_await cpu.charge(CostId::TableAllocate, edit.tables_allocated);
+  if (!units_.empty() && !units_.front()->features().coherent_walks)
+    co_await cpu.charge(CostId::CacheLineFlush, edit.lines_touched);
+}
+
+// Devices -------------------------------------------------------------------------------------------------------------
+
+Task<Errno> Hypervisor::reattach(CpuPort& cpu, Domain& domain, RequesterId device, IoContext& target) {
+  const auto found = domain.devices.find(device);
+  if (found == domain.devices.end()) co_return Errno::NoDevice;
+  IoContext* const source = found->second.context;
+  if (source == &target) co_return Errno::Ok;
+  // Two contexts are locked in the order of their numbers, so that crossing moves cannot wait for each other.
+  IoContext* first = &target;
+  IoContext* second = source;
+  if (second != nullptr && second->number < first->number) std::swap(first, second);
+  co_await cpu.acquire(first->lock);
+  if (second != nullptr) co_await cpu.acquire(second->lock);
+  Errno status = Errno::Invalid;
+  const auto still = domain.devices.find(device);
+  if (still == domain.devices.end())
+    status = Errno::NoDevice;
+  else if (still->second.context == source && !target.dying)
+    status = co_await reattach_locked(cpu, domain, still->second, target);
+  if (second != nullptr) cpu.release(second->lock);
+  cpu.release(first->lock);
+  co_return status;
+}
+
+Task<Errno> Hypervisor::reattach_locked(CpuPort& cpu, Domain& domain, AssignedDevice& device, IoContext& target) {
+  IoContext* const source = device.context;
+  const DeviceSetting setting = device.setting;
+  const Errno reserved = co_await insert_reserved(cpu, domain, target, setting.reserved);
+  if (reserved != Errno::Ok) co_return reserved;
+  std::optional<ContextSetting> old;
+  if (source != nullptr) old = source->setting_on(setting.unit);
+  const Errno pointed = co_await point_functions(cpu, domain, setting, target.setting_on(setting.unit), old);
+  if (pointed != Errno::Ok) {
+    co_await remove_reserved(cpu, domain, target, setting.reserved);
+    co_return pointed;
+  }
+  device.context = &target;
+  target.devices.push_back(setting.requester);
+  if (source == nullptr) co_return Errno::Ok;
+  std::erase(source->devices, setting.requester);
+  co_await remove_reserved(cpu, domain, *source, setting.reserved);
+  co_return Errno::Ok;
+}
+
+// Points every function at `now`, or leaves every function as it was; then invalidates what the old setting left
+// behind.
+Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
+                                        std::optional<ContextSetting> old) {
+  PhysicalUnit& unit = *units_[device.unit];
+  const std::vector<RequesterId> functions = functions_of(device);
+  std::vector<InvalidationScope> scopes;
+  const auto add_scopes = [&](RequesterId function, std::optional<ContextSetting> before) {
+    for (const InvalidationScope& scope : unit.driver().context_scopes(function, before))
+      if (std::find(scopes.begin(), scopes.end(), scope) == scopes.end()) scopes.push_back(scope);
+  };
+  Errno status = Errno::Ok;
+  std::size_t done = 0;
+  for (; done < functions.size() && status == Errno::Ok; ++done) {
+    status = co_await unit.point(cpu, functions[done], now);
+    if (status == Errno::Ok) add_scopes(functions[done], old);
+  }
+  if (status != Errno::Ok) {
+    for (std::size_t i = 0; i + 1 < done; ++i) {
+      Errno back = Errno::Ok;
+      if (old)
+        back = co_await unit.point(cpu, functions[i], *old);
+      else
+        back = co_await unit.block(cpu, functions[i]);
+      add_scopes(functions[i], now);
+      if (back == Errno::Ok) continue;
+      status = Errno::InputOutput;
+      domain.crashed |= domain.setting.privilege != Privilege::HardwareDomain;
+    }
+  }
+  co_await unit.invalidate(cpu, scopes);
+  co_return status;
+}
+
+Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterId device) {
+  const auto found = domain.devices.find(device);
+  if (found == domain.devices.end()) co_return Errno::NoDevice;
+  IoContext& context = *found->second.context;
+  const DeviceSetting setting = found->second.setting;
+  co_await cpu.acquire(context.lock);
+  PhysicalUnit& unit = *units_[setting.unit];
+  std::vector<InvalidationScope> scopes;
+  Errno status = Errno::Ok;
+  for (const RequesterId function : functions_of(setting)) {
+    const Errno blocked = co_await unit.block(cpu, function);
+    if (blocked != Errno::Ok) status = blocked;
+    const auto due = unit.driver().context_scopes(function, context.setting_on(setting.unit));
+    scopes.insert(scopes.end(), due.begin(), due.end());
+  }
+  co_await unit.invalidate(cpu, scopes);
+  std::erase(context.devices, device);
+  domain.devices.erase(device);
+  co_await remove_reserved(cpu, domain, context, setting.reserved);
+  cpu.release(context.lock);
+  co_return status;
+}
+
+Task<Errno> Hypervisor::refresh(CpuPort& cpu, Domain& domain, IoContext& context, ContextSetting before) {
+  co_await cpu.acquire(context.lock);
+  Errno status = Errno::Ok;
+  const std::vector<RequesterId> devices = context.devices;
+  for (const RequesterId device : devices) {
+    const auto found = domain.devices.find(device);
+    if (found == domain.devices.end()) continue;
+    const DeviceSetting setting = found->second.setting;
+    ContextSetting old = before;
+    old.domain = context.tags[setting.unit];
+    const Errno pointed = co_await point_functions(cpu, domain, setting, context.setting_on(setting.unit), old);
+    if (pointed != Errno::Ok) status = pointed;
+  }
+  cpu.release(context.lock);
+  co_return status;
+}
+
+// Reserved regions ----------------------------------------------------------------------------------------------------
+
+// All regions of a device, or none. A region that is there already gains a user; one that partly overlaps another, or
+// whose addresses mean something else, is refused.
+Task<Errno> Hypervisor::insert_reserved(CpuPort& cpu, Domain& domain, IoContext& context,
+                                        std::vector<ReservedRegion> regions) {
+  std::vector<ReservedRegion> inserted;
+  for (const ReservedRegion& region : regions) {
+    const Errno status = co_await insert_reserved_region(cpu, context, region);
+    if (status == Errno::Ok) {
+      inserted.push_back(region);
+      continue;
+    }
+    co_await remove_reserved(cpu, domain, context, inserted);
+    co_return status;
+  }
+  co_return Errno::Ok;
+}
+
+Task<Errno> Hypervisor::insert_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region) {
+  for (IoContext::Reserved& known : context.reserved) {
+    if (known.region == region) {
+      ++known.users;
+      co_return Errno::Ok;
+    }
+    if (known.region.overlaps(region.first, region.pages)) co_return Errno::AddressInUse;
+  }
+  if (!context.table) co_return Errno::Unsupported;  // nested contexts take them from context 0
+  TableEdit edit = context.table->map({.input = region.first.address().value(),
+                                       .output = region.first.address().value(),
+                                       .length = kPageSize * region.pages});
+  Errno status = to_errno(edit.status);
+  if (status != Errno::Ok && edit.pages_done != 0) {
+    const Bytes mapped = kPageSize * edit.pages_done;
+    edit.merge(context.table->unmap(region.first.address().value(), mapped, ReclaimTables::WhenEmpty));
+  }
+  co_await charge_edit(cpu, edit);
+  for (const std::uint64_t page : edit.freed_tables) context.table_memory->release(page);  // never visible to a device
+  if (status == Errno::Ok) context.reserved.push_back({region, 1});
+  co_return status;
+}
+
+Task<void> Hypervisor::remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context,
+                                       std::vector<ReservedRegion> regions) {
+  for (const ReservedRegion& region : regions) {
+    const TableEdit edit = co_await remove_reserved_region(cpu, context, region);
+    if (edit.pages_done == 0) continue;
+    co_await flush_edit(cpu, domain, context, bytes_of(region.first, region.pages), edit);
+  }
+}
+
+Task<TableEdit> Hypervisor::remove_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region) {
+  TableEdit edit;
+  const auto known = std::find_if(context.reserved.begin(), context.reserved.end(),
+                                  [&](const IoContext::Reserved& r) { return r.region == region; });
+  if (known == context.reserved.end() || --known->users != 0) co_return edit;
+  context.reserved.erase(known);
+  edit = context.table->unmap(region.first.address().value(), kPageSize * region.pages, ReclaimTables::WhenEmpty);
+  co_await charge_edit(cpu, edit);
+  co_return edit;
+}
+
+}  // namespace iommu::xen

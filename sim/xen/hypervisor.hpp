@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Xen, as far as DMA is concerned: physical units, domains, device assignment, IOMMU contexts. Everything runs on the
+// vCPU that causes it and charges that vCPU by named cost rows.
+//
+//   Hypervisor xen(memory, frames, options);
+//   xen.add_unit({"dmar0", &family, driver_options}, registers);
+//   co_await xen.bring_up(cpu);
+//   Domain* guest = xen.create_domain({.name = "guest", .memory = 1_GiB});
+//   co_await xen.assign_device(cpu, *guest, {.requester = nic});      // now in context 0
+//
+// Hypercalls on top of it: iommu_op.hpp. Virtual units: virtual_unit.hpp.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "sim/base/cpu_port.hpp"
+#include "sim/base/task.hpp"
+#include "sim/memory/frame_allocator.hpp"
+#include "sim/memory/host_table_memory.hpp"
+#include "sim/xen/domain.hpp"
+#include "sim/xen/errno.hpp"
+#include "sim/xen/page_references.hpp"
+#include "sim/xen/physical_unit.hpp"
+
+namespace iommu::xen {
+
+// What invalidates a range whose page count is no power of two, or which is not aligned to it.
+enum class UnalignedFlush : std::uint8_t {
+  WholeDomain,    // as Xen does it
+  CoveringRange,  // one command that covers it, where the family has one
+};
+
+struct HypervisorOptions {
+  Coalesce coalesce = Coalesce::No;  // merge full tables of equal leaves into larger pages
+  UnalignedFlush unaligned_flush = UnalignedFlush::WholeDomain;
+  // Pages that one hypercall slice handles before it is preempted and continues.
+  std::uint64_t slice_pages = 4096;
+  std::uint64_t seed = 1;  // of scattered memory
+};
+
+// Pages of a multi-page operation that were done before `status` stopped it.
+struct PagesDone {
+  Errno status = Errno::Ok;
+  std::uint64_t pages = 0;
+};
+
+enum class UnmapFlush : std::uint8_t { Now, Later };
+
+struct ContextCounters {
+  std::uint64_t flush_calls = 0;      // decisions to flush after an edit, over all callers
+  std::uint64_t flushes_skipped = 0;  // only new entries, and not-present ones are not cached
+};
+
+class Hypervisor {
+ public:
+  // Memory and frames outlive it.
+  Hypervisor(HostMemory& memory, FrameAllocator& frames, const HypervisorOptions& options);
+  ~Hypervisor();
+  Hypervisor(const Hypervisor&) = delete;
+  Hypervisor& operator=(const Hypervisor&) = delete;
+
+  // Units ------------------------------------------------------------------------------------------------------------
+  PhysicalUnit& add_unit(const PhysicalUnitSetting& setting, MmioPort& registers);
+  Task<Errno> bring_up(CpuPort& cpu);
+  [[nodiscard]] PhysicalUnit& unit(std::size_t index) { return *units_[index]; }
+  [[nodiscard]] std::size_t units() const { return units_.size(); }
+
+  // Domains and devices ----------------------------------------------------------------------------------------------
+  // Allocates its memory and builds context 0. nullptr: not enough host memory, or no domain tag left. Takes no time: a
+  // toolstack does it before anything runs. Units are up.
+  Domain* create_domain(const DomainSetting& setting);
+  // nullptr: no such domain.
+  [[nodiscard]] Domain* find_domain(DomainId id);
+  [[nodiscard]] const std::vector<std::unique_ptr<Domain>>& domains() const { return domains_; }
+  // Gives a device to a domain, in context 0.
+  Task<Errno> assign_device(CpuPort& cpu, Domain& domain, DeviceSetting device);
+  // Takes it away: its requests are then blocked.
+  Task<Errno> deassign_device(CpuPort& cpu, Domain& domain, RequesterId device);
+  // Gives it to another domain, in that domain's context 0.
+  Task<Errno> move_device(CpuPort& cpu, Domain& from, Domain& to, RequesterId device);
+
+  // Contexts ---------------------------------------------------------------------------------------------------------
+  // An empty context with one domain tag per unit and, unless it is nested, its own table in `tables`.
+  // Errno::NoSpace: a unit has no tag left. Errno::NoMemory: no page for the root table.
+  struct NewContext {
+    Errno status = Errno::Ok;
+    std::unique_ptr<IoContext> context;
+  };
+  NewContext make_context(ContextNumber number, ContextKind kind, TableMemory& tables);
+  // Releases everything a context holds, in slices. It is dying and no device is inside, so no cache knows it.
+  Task<void> destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context);
+  // Moves a device and its phantom functions, all or nothing.
+  Task<Errno> reattach(CpuPort& cpu, Domain& domain, RequesterId device, IoContext& target);
+  // Makes a change of a context's own setting (a nested context's stage 1) effective for the devices inside. `before`:
+  // what it was; its tag does not matter.
+  Task<Errno> refresh(CpuPort& cpu, Domain& domain, IoContext& context, ContextSetting before);
+
+  // Maps pages of `owner` into a context; takes page references. Stops at the first page that cannot be mapped; what
+  // was mapped stays and has been flushed as far as necessary.
+  Task<PagesDone> map_pages(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, Gfn gfn, Dfn dfn,
+                            std::uint64_t pages, Permissions permissions);
+  // Unmaps; with UnmapFlush::Later references and freed tables are kept until flush_context().
+  Task<PagesDone> unmap_pages(CpuPort& cpu, Domain& domain, IoContext& context, Dfn dfn, std::uint64_t pages,
+                              UnmapFlush flush);
+  // Invalidates a whole context on every unit that it is used on, and lets go of what awaited that.
+  Task<void> flush_context(CpuPort& cpu, Domain& domain, IoContext& context);
+  // Invalidates what an edit of a context's table made necessary; then releases the tables that it freed.
+  Task<void> flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range, TableEdit edit);
+  // Changes a context's table as a shadow does: removes the ranges, then adds the pieces, with one flush at the end for
+  // what was removed. Moves page references along.
+  struct Piece {
+    AddressRange input;
+    Hpa machine;
+    Permissions permissions;
+  };
+  Task<Errno> replace_pages(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> removed,
+                            std::vector<Piece> added);
+  // Charges the steps of an edit.
+  Task<void> charge_edit(CpuPort& cpu, const TableEdit& edit);
+
+  [[nodiscard]] Dfn last_dfn() const;
+  // References that contexts hold on machine frames.
+  [[nodiscard]] const PageReferences& references() const { return references_; }
+  [[nodiscard]] HostTableMemory& heap() { return heap_; }
+  [[nodiscard]] FrameAllocator& frames() { return frames_; }
+  [[nodiscard]] HostMemory& memory() { return memory_; }
+  [[nodiscard]] const HypervisorOptions& options() const { return options_; }
+  [[nodiscard]] const ContextCounters& counters() const { return counters_; }
+  // Memory in page tables and device tables of all units and contexts.
+  [[nodiscard]] std::uint64_t table_bytes() const;
+
+ private:
+  // Pages that follow one another in the context and in machine memory.
+  struct MapRun {
+    Errno status = Errno::Ok;
+    Mfn machine;
+    std::uint64_t pages = 0;
+  };
+  [[nodiscard]] MapRun next_run(const Domain& domain, const Domain& owner, const IoContext& context, Gfn gfn, Dfn dfn,
+                                std::uint64_t pages) const;
+  Task<Errno> reattach_locked(CpuPort& cpu, Domain& domain, AssignedDevice& device, IoContext& target);
+  Task<Errno> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
+                              std::optional<ContextSetting> old);
+  Task<Errno> insert_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
+  Task<Errno> insert_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region);
+  Task<void> remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
+  Task<TableEdit> remove_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region);
+  // One flush call: commands and a fence on every unit that the context is used on. No range: all of it.
+  Task<void> flush(CpuPort& cpu, Domain& domain, IoContext& context, std::optional<AddressRange> range);
+  [[nodiscard]] bool holds_reference(std::uint64_t machine_address) const;
+  bool populate(Domain& domain);
+  bool build_default_context(Domain& domain);
+  [[nodiscard]] bool uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const;
+
+  HostMemory& memory_;
+  FrameAllocator& frames_;
+  HypervisorOptions options_;
+  HostTableMemory heap_;
+  PageReferences references_;
+  std::vector<std::unique_ptr<PhysicalUnit>> units_;
+  std::vector<std::unique_ptr<Domain>> domains_;
+  ContextCounters counters_;
+};
+
+}  // namespace iommu::xen

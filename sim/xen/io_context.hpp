@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// One IOMMU context of a domain: what its devices' addresses mean. Context 0 is the domain's normal mapping; others are
+// made by the guest (PV-IOMMU) or by Xen for a virtual unit (a shadow, or a nested pair of tables).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "sim/base/cpu_port.hpp"
+#include "sim/base/ids.hpp"
+#include "sim/translation/iommu_core.hpp"
+#include "sim/translation/table_driver.hpp"
+
+namespace iommu::xen {
+
+// Device addresses that must stay mapped to themselves (firmware-owned memory).
+struct ReservedRegion {
+  Dfn first;
+  std::uint64_t pages = 0;
+  [[nodiscard]] bool overlaps(Dfn other, std::uint64_t other_pages) const {
+    return first < other + other_pages && other < first + pages;
+  }
+  friend bool operator==(const ReservedRegion&, const ReservedRegion&) = default;
+};
+
+struct IoContext {
+  explicit IoContext(ContextNumber context_number) : number(context_number) {}
+
+  ContextNumber number;
+  // Stage2: `table` is the context's own. Nested: `stage1` is the guest's, and stage 2 is context 0's table.
+  ContextKind kind = ContextKind::Stage2;
+  std::unique_ptr<PageTable> table;
+  TableMemory* table_memory = nullptr;  // where `table` lives
+  TableRoot stage1;
+  TableRoot stage2;
+  std::vector<DomainTag> tags;  // by unit
+  std::vector<RequesterId> devices;
+  bool dying = false;
+  SpinLock lock{"io context"};
+
+  // Unmapped without a flush: tables and machine frames that stay taken until flush_context().
+  std::vector<std::uint64_t> deferred_tables;
+  std::vector<Mfn> deferred_frames;
+
+  struct Reserved {
+    ReservedRegion region;
+    std::uint32_t users = 0;
+  };
+  std::vector<Reserved> reserved;
+  [[nodiscard]] bool is_reserved(Dfn first, std::uint64_t pages) const {
+    for (const Reserved& r : reserved)
+      if (r.region.overlaps(first, pages)) return true;
+    return false;
+  }
+  [[nodiscard]] ContextSetting setting_on(std::size_t unit) const {
+    return {.kind = kind, .domain = tags[unit], .stage1 = stage1, .stage2 = stage2};
+  }
+};
+
+}  // namespace iommu::xen

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/xen/nested_translation.hpp"
+
+#include <optional>
+
+namespace iommu::xen {
+
+namespace {
+// A guest's scope as it concerns one device, in the host's tags; nullopt: it does not concern it.
+std::optional<InvalidationScope> translated(const InvalidationScope& scope, RequesterId device, const Context& guest,
+                                            DomainTag host) {
+  if (scope.domain && *scope.domain != guest.domain) return std::nullopt;
+  if (scope.asid && scope.asid != guest.asid) return std::nullopt;
+  InvalidationScope result = scope;
+  if (scope.kind == InvalidationKind::DeviceTlb) {
+    if (scope.requester && *scope.requester != device) return std::nullopt;
+    result.requester = device;
+    result.domain.reset();
+    return result;
+  }
+  // Even a global flush of the guest's stays within what is the guest's.
+  result.domain = host;
+  return result;
+}
+}  // namespace
+
+Task<Errno> NestedTranslation::adopt(CpuPort& cpu, Device& device, const Context& guest) {
+  IoContext& context = *device.translation;
+  const ContextSetting before = context.setting_on(0);
+  const TableRoot stage2 = domain_.default_context->stage2;
+  if (before.stage1 == guest.stage1 && before.stage2 == stage2) co_return Errno::Ok;
+  context.stage1 = guest.stage1;
+  context.stage2 = stage2;
+  if (context.devices.empty()) co_return Errno::Ok;  // takes effect when the device is attached
+  co_return co_await xen_.refresh(cpu, domain_, context, before);
+}
+
+Task<void> NestedTranslation::invalidate_translations(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
+  for (std::size_t unit = 0; unit < xen_.units(); ++unit) {
+    std::vector<InvalidationScope> host;
+    for (const auto& device : devices_) {
+      const auto assigned = domain_.devices.find(device->requester);
+      if (!device->guest || assigned == domain_.devices.end() || assigned->second.setting.unit != unit) continue;
+      for (const InvalidationScope& scope : scopes) {
+        if (scope.kind == InvalidationKind::DeviceTlb && !assigned->second.setting.device_tlb) continue;
+        const auto mine = translated(scope, device->requester, *device->guest, device->translation->tags[unit]);
+        if (mine) host.push_back(xen_.unit(unit).driver().widen(*mine));
+      }
+    }
+    if (!host.empty()) co_await xen_.unit(unit).invalidate(cpu, host);
+  }
+}
+
+}  // namespace iommu::xen

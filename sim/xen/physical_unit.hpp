@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// A physical IOMMU as Xen drives it: device tables, domain tags, and the command queue with its fences.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/base/cpu_port.hpp"
+#include "sim/base/task.hpp"
+#include "sim/memory/frame_allocator.hpp"
+#include "sim/memory/host_memory.hpp"
+#include "sim/translation/family.hpp"
+#include "sim/xen/errno.hpp"
+#include "sim/xen/invalidation_counters.hpp"
+
+namespace iommu {
+class MmioPort;
+class QueueClient;
+}  // namespace iommu
+
+namespace iommu::xen {
+
+struct PhysicalUnitSetting {
+  std::string name;
+  const FamilyDescriptor* family = nullptr;
+  DriverOptions driver;
+};
+
+class PhysicalUnit {
+ public:
+  // Everything passed by reference outlives it.
+  PhysicalUnit(PhysicalUnitSetting setting, MmioPort& registers, HostMemory& memory, FrameAllocator& frames);
+  ~PhysicalUnit();
+  PhysicalUnit(const PhysicalUnit&) = delete;
+  PhysicalUnit& operator=(const PhysicalUnit&) = delete;
+
+  // Device table, command ring, translation on. Once.
+  Task<Errno> bring_up(CpuPort& cpu);
+
+  // Commands for the scopes, one fence, and the wait for it. Nothing without scopes.
+  Task<void> invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes);
+
+  // Points a requester at a setting; what must be invalidated then is context_scopes() of the driver.
+  Task<Errno> point(CpuPort& cpu, RequesterId requester, ContextSetting setting);
+  Task<Errno> block(CpuPort& cpu, RequesterId requester);
+
+  // A tag that nobody uses; nullopt: the hardware has no more.
+  std::optional<DomainTag> allocate_tag();
+  // No cache holds anything under it any more.
+  void release_tag(DomainTag tag);
+
+  [[nodiscard]] TableDriver& driver() { return *driver_; }
+  [[nodiscard]] const std::string& name() const { return setting_.name; }
+  [[nodiscard]] const UnitFeatures& features() const { return setting_.driver.features; }
+  [[nodiscard]] const InvalidationCounters& submitted() const { return submitted_; }
+  void reset_counters() { submitted_ = {}; }
+  // Device tables and queue, in 4 KiB pages.
+  [[nodiscard]] std::uint64_t table_pages() const;
+
+ private:
+  class CountedMemory;
+  PhysicalUnitSetting setting_;
+  MmioPort& registers_;
+  std::unique_ptr<CountedMemory> tables_;
+  std::unique_ptr<TableDriver> driver_;
+  std::unique_ptr<QueueClient> queue_;  // from bring_up() on
+  SpinLock table_lock_{"device tables"};
+  std::vector<bool> tags_;
+  InvalidationCounters submitted_;
+};
+
+}  // namespace iommu::xen

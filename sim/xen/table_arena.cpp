@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/xen/table_arena.hpp"
+
+#include <algorithm>
+
+#include "sim/base/check.hpp"
+
+namespace iommu::xen {
+
+TableArena::TableArena(HostMemory& memory, Mfn first, std::uint64_t pages)
+    : memory_(memory), first_(first), in_use_(pages, false) {}
+
+std::optional<std::uint64_t> TableArena::allocate(unsigned pages_lg2) {
+  if (pages_lg2 != 0) return std::nullopt;
+  while (lowest_free_ < in_use_.size() && in_use_[lowest_free_]) ++lowest_free_;
+  if (lowest_free_ == in_use_.size()) return std::nullopt;
+  in_use_[lowest_free_] = true;
+  ++used_;
+  const Mfn frame = first_ + lowest_free_;
+  memory_.clear_page(frame);
+  return frame.address().value();
+}
+
+void TableArena::release(std::uint64_t address, unsigned pages_lg2) {
+  const std::uint64_t index = Mfn(Hpa(address)).value() - first_.value();
+  SIM_CHECK(pages_lg2 == 0 && index < in_use_.size() && in_use_[index], "a released table page came from this arena");
+  in_use_[index] = false;
+  lowest_free_ = std::min(lowest_free_, index);
+  --used_;
+}
+
+}  // namespace iommu::xen

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// A fixed pool of table pages: what a domain's PV contexts may use, so that a guest cannot exhaust Xen's heap.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "sim/base/address.hpp"
+#include "sim/memory/host_memory.hpp"
+#include "sim/translation/table_driver.hpp"
+
+namespace iommu::xen {
+
+class TableArena final : public TableMemory {
+ public:
+  // The pages [first, first + pages) of host memory.
+  TableArena(HostMemory& memory, Mfn first, std::uint64_t pages);
+
+  std::uint64_t read64(std::uint64_t address) override { return memory_.read64(Hpa(address)); }
+  void write64(std::uint64_t address, std::uint64_t value) override { memory_.write64(Hpa(address), value); }
+  // Lowest free page first. Only single pages: page tables need no more.
+  std::optional<std::uint64_t> allocate(unsigned pages_lg2) override;
+  void release(std::uint64_t address, unsigned pages_lg2) override;
+
+  [[nodiscard]] std::uint64_t used() const { return used_; }
+  [[nodiscard]] std::uint64_t pages() const { return in_use_.size(); }
+  [[nodiscard]] Mfn first() const { return first_; }
+
+ private:
+  HostMemory& memory_;
+  Mfn first_;
+  std::vector<bool> in_use_;
+  std::uint64_t lowest_free_ = 0;  // no free page below it
+  std::uint64_t used_ = 0;
+};
+
+}  // namespace iommu::xen

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/xen/virtual_devices.hpp"
+
+#include <utility>
+#include <variant>
+
+namespace iommu::xen {
+
+namespace {
+// Private contexts have no number a guest could name; theirs only orders locks.
+constexpr std::uint16_t kFirstPrivateNumber = 0x8000;
+
+ContextNumber next_private_number(const Domain& domain) {
+  return ContextNumber(static_cast<std::uint16_t>(kFirstPrivateNumber + domain.private_contexts.size()));
+}
+
+bool concerns(const InvalidationScope& scope, RequesterId device) {
+  if (!scope.requester) return true;
+  const unsigned different = static_cast<unsigned>(scope.requester->value()) ^ device.value();
+  return (different & ~static_cast<unsigned>(scope.requester_ignore)) == 0;
+}
+}  // namespace
+
+Errno VirtualDevices::make_blocked_context() {
+  if (blocked_ != nullptr) return Errno::Ok;
+  auto made = xen_.make_context(next_private_number(domain_), ContextKind::Stage2, xen_.heap());
+  if (made.status != Errno::Ok) return made.status;
+  blocked_ = made.context.get();
+  domain_.private_contexts.push_back(std::move(made.context));
+  return Errno::Ok;
+}
+
+Errno VirtualDevices::add_device(RequesterId requester) {
+  if (!domain_.devices.contains(requester)) return Errno::NoDevice;
+  const Errno blocked = make_blocked_context();
+  if (blocked != Errno::Ok) return blocked;
+  auto made = xen_.make_context(next_private_number(domain_), kind(), xen_.heap());
+  if (made.status != Errno::Ok) return made.status;
+  devices_.push_back(std::make_unique<Device>(Device{requester, made.context.get(), std::nullopt}));
+  domain_.private_contexts.push_back(std::move(made.context));
+  return Errno::Ok;
+}
+
+Task<void> VirtualDevices::configuration_changed(CpuPort& cpu) {
+  for (const auto& device : devices_) co_await refresh(cpu, *device);
+}
+
+Task<void> VirtualDevices::invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
+  std::vector<InvalidationScope> translations;
+  for (const auto& device : devices_) {
+    bool changed = false;
+    for (const InvalidationScope& scope : scopes) {
+      const bool about_context =
+          scope.kind == InvalidationKind::Context || scope.kind == InvalidationKind::ProcessContext;
+      changed |= about_context && concerns(scope, device->requester);
+    }
+    if (changed) co_await refresh(cpu, *device);
+  }
+  for (const InvalidationScope& scope : scopes)
+    if (scope.kind == InvalidationKind::Iotlb || scope.kind == InvalidationKind::DeviceTlb)
+      translations.push_back(scope);
+  if (!translations.empty()) co_await invalidate_translations(cpu, std::move(translations));
+}
+
+// Reads the guest's device tables again and moves the device to where they say.
+Task<void> VirtualDevices::refresh(CpuPort& cpu, Device& device) {
+  if (!unit_.core().is_translating()) {
+    device.guest.reset();
+    co_await attach(cpu, device, *domain_.default_context);
+    co_return;
+  }
+  co_await cpu.charge(CostId::GuestPageAccess);
+  TranslationRequest request;
+  request.requester = device.requester;
+  const ContextResult found = co_await unit_.core().find_context(request, unit_.guest_memory());
+  const Context* guest = std::get_if<Context>(&found);
+  if (guest == nullptr) {
+    co_await block(cpu, device);  // no entry, or a malformed one: the guest blocks its device
+    co_return;
+  }
+  if (guest->kind == ContextKind::Bypass) {
+    device.guest.reset();
+    co_await attach(cpu, device, *domain_.default_context);
+    co_return;
+  }
+  Errno status = Errno::Unsupported;
+  if (can_translate(*guest)) status = co_await adopt(cpu, device, *guest);
+  if (status == Errno::Ok) {
+    device.guest = *guest;
+    status = co_await attach(cpu, device, *device.translation);
+  }
+  if (status == Errno::Ok) co_return;
+  ++refused_;
+  co_await block(cpu, device);
+}
+
+Task<Errno> VirtualDevices::attach(CpuPort& cpu, Device& device, IoContext& context) {
+  co_return co_await xen_.reattach(cpu, domain_, device.requester, context);
+}
+
+Task<void> VirtualDevices::block(CpuPort& cpu, Device& device) {
+  device.guest.reset();
+  const Errno status = co_await attach(cpu, device, *blocked_);
+  // A device that can be neither served nor blocked must not go on running.
+  if (status != Errno::Ok && status != Errno::NoDevice) domain_.crashed = true;
+}
+
+}  // namespace iommu::xen

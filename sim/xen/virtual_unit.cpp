@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/xen/virtual_unit.hpp"
+
+#include <utility>
+
+#include "sim/base/check.hpp"
+
+namespace iommu::xen {
+
+namespace {
+// Beyond any ring: a trap that reaches it has found a core whose ring never empties.
+constexpr std::uint64_t kMostCommandsPerTrap = 1ULL << 20;
+}  // namespace
+
+VirtualUnit::VirtualUnit(const FamilyDescriptor& family, const UnitFeatures& features, Domain& domain,
+                         TrapTarget target)
+    : domain_(domain), features_(features), target_(target), core_(family.make_core(features)), port_(domain.memory) {}
+
+void VirtualUnit::reset_counters() {
+  traps_ = {};
+  commands_ = {};
+  commands_emulated_ = 0;
+  interrupts_ = 0;
+}
+
+Task<void> VirtualUnit::charge_exit(CpuPort& cpu) {
+  co_await cpu.charge(CostId::VmExitMmio);
+  co_await cpu.charge(CostId::MmioDecode);
+  if (target_ == TrapTarget::DeviceModel) {
+    ++traps_.device_model;
+    co_await cpu.charge(CostId::DeviceModelExit);
+  }
+}
+
+Task<void> VirtualUnit::write(CpuPort& cpu, std::uint64_t offset, unsigned bytes, std::uint64_t value) {
+  SIM_CHECK(sink_ != nullptr, "a virtual unit is connected before its guest runs");
+  co_await charge_exit(cpu);
+  co_await cpu.acquire(lock_);
+  const RegisterEffect effect = core_->mmio_write(offset, bytes, value);
+  if (effect.commands_pending)
+    ++traps_.doorbell;
+  else
+    ++traps_.register_access;
+  if (effect.configuration_changed) co_await sink_->configuration_changed(cpu);
+  if (!effect.scopes.empty()) {
+    for (const InvalidationScope& scope : effect.scopes) commands_.count(scope);
+    co_await sink_->invalidate(cpu, effect.scopes);
+    core_->invalidation_done();
+  }
+  if (effect.commands_pending) co_await run_commands(cpu);
+  cpu.release(lock_);
+}
+
+Task<std::uint64_t> VirtualUnit::read(CpuPort& cpu, std::uint64_t offset, unsigned bytes) {
+  co_await charge_exit(cpu);
+  ++traps_.register_access;
+  co_return core_->mmio_read(offset, bytes);
+}
+
+// Commands between two fences are one batch for the sink: the guest can tell no difference, and hardware then needs one
+// fence for all of them.
+Task<void> VirtualUnit::run_commands(CpuPort& cpu) {
+  std::vector<InvalidationScope> batch;
+  for (std::uint64_t n = 0; n < kMostCommandsPerTrap && core_->has_command(); ++n) {
+    const std::optional<Command> command = co_await core_->fetch_command(port_);
+    if (!command) break;  // the core has recorded why
+    ++commands_emulated_;
+    co_await cpu.charge(CostId::CommandEmulate);
+    CommandEffect effect = core_->apply(*command);
+    if (effect.error) break;
+    for (const InvalidationScope& scope : effect.scopes) {
+      commands_.count(scope);
+      batch.push_back(scope);
+    }
+    if (!effect.fence) continue;
+    ++commands_.fence;
+    if (!batch.empty()) co_await sink_->invalidate(cpu, std::exchange(batch, {}));
+    co_await complete(cpu, *effect.fence);
+  }
+  if (!batch.empty()) co_await sink_->invalidate(cpu, std::move(batch));
+}
+
+Task<void> VirtualUnit::complete(CpuPort& cpu, FenceCompletion fence) {
+  if (fence.status) {
+    // An address outside the guest's memory goes nowhere, as on a bus.
+    const Gpa address(fence.status->address.value());
+    if (fence.status->bytes == sizeof(std::uint64_t))
+      domain_.memory.write64(address, fence.status->data);
+    else
+      domain_.memory.write32(address, static_cast<std::uint32_t>(fence.status->data));
+  }
+  if (!fence.interrupt || !core_->fence_interrupt()) co_return;
+  ++interrupts_;
+  co_await cpu.charge(CostId::InterruptInject);
+}
+
+}  // namespace iommu::xen

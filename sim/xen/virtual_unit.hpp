@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// An IOMMU that Xen emulates for a guest: the family's own IommuCore, over guest memory, behind trapped registers. What
+// its commands do to the real machine is the sink's business: shadow a table, or forward to hardware.
+//
+// All of it runs on the vCPU whose register access trapped. One trap handles at most what the ring held when it began:
+// the unit's lock keeps other vCPUs from moving the tail meanwhile.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "sim/base/cpu_port.hpp"
+#include "sim/base/task.hpp"
+#include "sim/translation/family.hpp"
+#include "sim/translation/queue_client.hpp"
+#include "sim/xen/domain.hpp"
+#include "sim/xen/guest_memory_port.hpp"
+#include "sim/xen/invalidation_counters.hpp"
+
+namespace iommu::xen {
+
+// Who answers a trapped access: Xen itself, or a user-space device model behind it.
+enum class TrapTarget : std::uint8_t { Xen, DeviceModel };
+
+struct TrapCounters {
+  std::uint64_t doorbell = 0;         // register writes that made commands pending
+  std::uint64_t register_access = 0;  // all others
+  std::uint64_t device_model = 0;     // of both: those that went on to the device model
+  [[nodiscard]] std::uint64_t total() const { return doorbell + register_access; }
+};
+
+// What a guest's invalidations and configuration changes mean for the real machine.
+class VirtualUnitSink {
+ public:
+  VirtualUnitSink() = default;
+  VirtualUnitSink(const VirtualUnitSink&) = delete;
+  VirtualUnitSink& operator=(const VirtualUnitSink&) = delete;
+  virtual ~VirtualUnitSink() = default;
+  // Has taken effect, on hardware too, when it returns: a fence of the guest completes then. Tags are the guest's.
+  virtual Task<void> invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes) = 0;
+  // The guest switched translation on or off or replaced its device table.
+  virtual Task<void> configuration_changed(CpuPort& cpu) = 0;
+};
+
+class VirtualUnit final : public MmioPort {
+ public:
+  // Everything passed by reference outlives it.
+  VirtualUnit(const FamilyDescriptor& family, const UnitFeatures& features, Domain& domain, TrapTarget target);
+
+  // Before the guest's first access.
+  void connect(VirtualUnitSink& sink) { sink_ = &sink; }
+
+  // MmioPort, as the guest's accesses trap.
+  Task<void> write(CpuPort& cpu, std::uint64_t offset, unsigned bytes, std::uint64_t value) override;
+  Task<std::uint64_t> read(CpuPort& cpu, std::uint64_t offset, unsigned bytes) override;
+
+  // The architecture over guest memory, for sinks: what do the guest's tables say?
+  [[nodiscard]] IommuCore& core() { return *core_; }
+  [[nodiscard]] MemoryPort& guest_memory() { return port_; }
+  [[nodiscard]] const UnitFeatures& features() const { return features_; }
+
+  [[nodiscard]] const TrapCounters& traps() const { return traps_; }
+  [[nodiscard]] const InvalidationCounters& commands() const { return commands_; }
+  [[nodiscard]] std::uint64_t commands_emulated() const { return commands_emulated_; }
+  [[nodiscard]] std::uint64_t interrupts() const { return interrupts_; }
+  void reset_counters();
+
+ private:
+  Task<void> charge_exit(CpuPort& cpu);
+  Task<void> run_commands(CpuPort& cpu);
+  Task<void> complete(CpuPort& cpu, FenceCompletion fence);
+
+  Domain& domain_;
+  UnitFeatures features_;
+  TrapTarget target_;
+  std::unique_ptr<IommuCore> core_;
+  GuestMemoryPort port_;
+  VirtualUnitSink* sink_ = nullptr;
+  SpinLock lock_{"virtual unit"};
+  TrapCounters traps_;
+  InvalidationCounters commands_;
+  std::uint64_t commands_emulated_ = 0;
+  std::uint64_t interrupts_ = 0;
+};
+
+}  // namespace iommu::xen
