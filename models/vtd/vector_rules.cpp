@@ -160,7 +160,7 @@ std::optional<VectorChange> unused_root_half_checked(const VectorCase& c) {
   const std::uint64_t reserved = kScalableRootEntry.must_be_zero_mask() | beyond_host(c);
   const bool passed_root = c.outcome.result == VectorResult::Translated || c.outcome.reason > kFault<"SRT.3">->code;
   if (!path.scalable || !passed_root || (path.other_root_half & reserved) == 0) return std::nullopt;
-  return VectorChange{.outcome = fault_outcome(c, kFault<"SRT.3">->code)};
+  return VectorChange{.outcome = fault_outcome(c, kFault<"SRT.3">->code), .marks = VectorMarks::Undone};
 }
 
 // RID_PASID is not compared with the size of the PASID directory.
@@ -250,6 +250,13 @@ std::optional<VectorChange> whole_page_kept_from_interrupts(const VectorCase& c)
   VectorOutcome outcome = fault_outcome(c, scalable_unit ? kFault<"SGN.8">->code : kFault<"LGN.4">->code);
   if (has_fpd(path_of(c))) outcome.result = VectorResult::Blocked, outcome.fault.reset();
   return VectorChange{.outcome = outcome};
+}
+
+// First-stage pages of 1 GiB are walked although CAP.FS1GP = 0.
+std::optional<VectorChange> one_gib_without_support(const VectorCase& c) {
+  const std::uint64_t cap = register_of(c.id_registers, "CAP");
+  if (get<kCap, "FS1GP">(cap) != 0 || !is_fault(c, kFault<"SFS.3">->code)) return std::nullopt;
+  return VectorChange{.id_registers = {{"CAP", with<kCap, "FS1GP">(cap, 1)}}};
 }
 
 // Any translation type but pass-through is walked as second stage, supported or not.
@@ -355,6 +362,7 @@ constexpr std::array kRules{
     VectorRule{"pasid-entry-programming-before-present", "§9.6, SPT.2", "checks PGTT, AW and FSPM before P", programming_before_present},
     VectorRule{"pasid-entry-reserved-unchecked", "§9.6, SPT.3", "ignores reserved bits", process_reserved_unchecked},
     VectorRule{"first-stage-taken-for-second", "§9.6 PGTT, SPT.4", "walks PGTT 1 and 3 as second stage", first_stage_taken_for_second},
+    VectorRule{"one-gib-without-support", "§9.7, CAP_REG.FS1GP", "takes 1 GiB pages although FS1GP = 0", one_gib_without_support},
     VectorRule{"whole-page-kept-from-interrupts", "§3.14, SGN.8", "refuses a page that touches the interrupt range", whole_page_kept_from_interrupts},
     VectorRule{"canonical-check-by-aw", "§3.6, SGN.1", "takes the canonical width from AW", canonical_check_by_aw},
     VectorRule{"pass-through-unchecked", "LGN.1.3, SGN.4.2", "does not check the address", pass_through_unchecked},
@@ -365,6 +373,21 @@ constexpr std::array kRules{
 };
 // clang-format on
 
+// A first-stage entry that has one of A and D set, from the start or by an earlier read, is not written again to set
+// the other.
+bool second_mark_dropped(std::uint64_t before, std::uint64_t recorded, std::uint64_t ours) {
+  constexpr std::uint64_t kAccessed = mask_of<kFirstStagePage, "A">, kDirty = mask_of<kFirstStagePage, "D">;
+  const std::uint64_t has = recorded & (kAccessed | kDirty);
+  const bool by_read = (before & (kAccessed | kDirty)) == 0 && recorded == (before | kAccessed);
+  return (recorded == before || by_read) && (has == kAccessed || has == kDirty) &&
+         ours == (before | kAccessed | kDirty);
+}
+
+constexpr std::array kMemoryRules{
+    VectorMemoryRule{"second-mark-dropped", "§3.6.2", "sets neither A nor D where one of them is set",
+                     second_mark_dropped},
+};
+
 }  // namespace
 
 const VectorFamily kVectorFamily{.name = "vtd",
@@ -372,6 +395,7 @@ const VectorFamily kVectorFamily{.name = "vtd",
                                  .make_core = make_core,
                                  .read_record = read_record,
                                  .recorded_fault = recorded_fault,
-                                 .rules = kRules};
+                                 .rules = kRules,
+                                 .memory_rules = kMemoryRules};
 
 }  // namespace iommu::vtd

@@ -117,11 +117,14 @@ struct Hypothesis {
 Hypothesis explain(const VectorRecord& record, const VectorAccess& access, const VectorFamily& family,
                    const VectorMemory::Words& before, const Run& ours) {
   Hypothesis hypothesis{ours, {}};
+  // A block shows no reason: the recorder may have come to it before the model did, and left other marks.
+  const bool blocked = ours.outcome.result == VectorResult::Blocked;
   VectorMemory::Words patched = before;
   VectorRegisters id_registers = record.id_registers;
   std::vector<VectorWord> undo;
   for (const VectorRule& rule : family.rules) {
-    if (hypothesis.run.outcome.agrees_with(access.recorded)) break;
+    const bool untouched = hypothesis.rules.empty() && blocked;
+    if (!untouched && hypothesis.run.outcome.agrees_with(access.recorded)) break;
     VectorMemory memory(record);
     memory.replace(patched);
     const auto change = rule.apply({record, access, memory, id_registers, hypothesis.run.outcome});
@@ -141,16 +144,29 @@ Hypothesis explain(const VectorRecord& record, const VectorAccess& access, const
   return hypothesis;
 }
 
-std::string memory_difference(const VectorRecord& record, const VectorMemory::Words& words) {
-  std::map<std::uint64_t, std::uint64_t> expected;
-  for (const auto& [address, value] : record.words) expected[address] = value;
+// Nothing when memory afterwards is as recorded.
+std::optional<VectorJudgement> judge_memory(const VectorRecord& record, const VectorFamily& family,
+                                            const VectorMemory::Words& words) {
+  std::map<std::uint64_t, std::uint64_t> before, expected;
+  for (const auto& [address, value] : record.words) before[address] = value;
+  expected = before;
   for (const auto& [address, value] : record.words_after) expected[address] = value;
+  VectorJudgement judgement{.verdict = VectorVerdict::Deviation};
   for (const auto& [address, value] : expected) {
     const auto found = words.find(address);
     const std::uint64_t got = found == words.end() ? 0 : found->second;
-    if (got != value) return "word at " + hex(address) + " is " + hex(got) + " afterwards, recorded " + hex(value);
+    if (got == value) continue;
+    const auto rule = std::find_if(family.memory_rules.begin(), family.memory_rules.end(),
+                                   [&](const VectorMemoryRule& r) { return r.explains(before[address], value, got); });
+    if (rule == family.memory_rules.end()) {
+      judgement.detail = "word at " + hex(address) + " is " + hex(got) + " afterwards, recorded " + hex(value);
+      judgement.verdict = VectorVerdict::Disagree;
+      return judgement;
+    }
+    if (std::find(judgement.rules.begin(), judgement.rules.end(), rule->name) == judgement.rules.end())
+      judgement.rules.push_back(rule->name);
   }
-  return {};
+  return judgement.rules.empty() ? std::nullopt : std::optional(judgement);
 }
 
 }  // namespace
@@ -213,7 +229,14 @@ std::vector<VectorJudgement> judge(const VectorRecord& record, const VectorFamil
       judgement.verdict = VectorVerdict::Unknown;
       words = std::move(ours.words);
     } else if (ours.outcome.agrees_with(access.recorded)) {
-      words = std::move(ours.words);
+      Hypothesis theirs{ours, {}};
+      if (ours.outcome.result == VectorResult::Blocked) theirs = explain(record, access, family, words, ours);
+      const bool explained = theirs.run.outcome.agrees_with(access.recorded) && theirs.run.words != ours.words;
+      if (explained) {
+        judgement.verdict = VectorVerdict::Deviation;
+        judgement.rules = std::move(theirs.rules);
+      }
+      words = explained ? std::move(theirs.run.words) : std::move(ours.words);
     } else {
       Hypothesis theirs = explain(record, access, family, words, ours);
       const bool explained = theirs.run.outcome.agrees_with(access.recorded);
@@ -226,8 +249,8 @@ std::vector<VectorJudgement> judge(const VectorRecord& record, const VectorFamil
   const bool comparable = std::none_of(judgements.begin(), judgements.end(), [](const VectorJudgement& j) {
     return j.verdict == VectorVerdict::Disagree || j.verdict == VectorVerdict::Unknown;
   });
-  if (std::string difference = comparable ? memory_difference(record, words) : std::string(); !difference.empty())
-    judgements.push_back({.verdict = VectorVerdict::Disagree, .detail = std::move(difference)});
+  if (comparable)
+    if (auto judgement = judge_memory(record, family, words)) judgements.push_back(std::move(*judgement));
   return judgements;
 }
 

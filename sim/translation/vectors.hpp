@@ -112,6 +112,14 @@ struct VectorRule {
   std::optional<VectorChange> (*apply)(const VectorCase&) = nullptr;
 };
 
+// Where memory afterwards differs: one word as recorded before and after the accesses, and as the model leaves it.
+struct VectorMemoryRule {
+  std::string_view name;
+  std::string_view citation;
+  std::string_view what;
+  bool (*explains)(std::uint64_t before, std::uint64_t recorded, std::uint64_t ours) = nullptr;
+};
+
 struct VectorFamily {
   std::string_view name;
   // Why a record cannot be replayed, by the name of what the model lacks; empty when it can.
@@ -122,6 +130,7 @@ struct VectorFamily {
   // The fault that a core has recorded, from its registers.
   std::optional<std::pair<unsigned, RecordedFault>> (*recorded_fault)(IommuCore&) = nullptr;
   std::span<const VectorRule> rules;  // in the order in which they apply
+  std::span<const VectorMemoryRule> memory_rules;
 };
 
 enum class VectorVerdict : std::uint8_t { Agree, Deviation, Unknown, Disagree };
@@ -131,7 +140,7 @@ struct VectorJudgement {
   VectorOutcome ours{};                   // by the specification
   std::string detail{};                   // Disagree: what else differs (a register, memory afterwards)
 };
-// One judgement per access; one more if memory afterwards disagrees.
+// One judgement per access; one more if memory afterwards differs.
 [[nodiscard]] std::vector<VectorJudgement> judge(const VectorRecord& record, const VectorFamily& family);
 
 }  // namespace iommu

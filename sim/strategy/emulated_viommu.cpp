@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Emulated vIOMMU: the guest drives a unit in caching mode that exists only in software; Xen shadows its tables. Every
+// map and every unmap ends in an invalidation that traps. Linux refuses lazy unmapping on such a unit; a scenario may
+// ask what it would do, which is one resynchronisation of the whole shadow per flush.
+#include "sim/strategy/virtual_iommu.hpp"
+#include "sim/xen/shadow_translation.hpp"
+
+namespace iommu::strategy {
+
+namespace {
+
+// Software reads the guest's tables, so they need no cache-line flushes.
+DriverOptions guest_driver(const UnitFeatures& host) {
+  DriverOptions options{.features = host, .stage1 = false, .range_flush = RangeFlush::SmallestBlock};
+  options.features.nested = false;
+  options.features.caching_mode = true;
+  options.features.coherent_walks = true;
+  options.features.device_tlb = false;
+  return options;
+}
+
+class EmulatedViommu final : public VirtualIommu<xen::ShadowTranslation> {
+ public:
+  using VirtualIommu::VirtualIommu;
+  [[nodiscard]] StrategyCounters counters() const override {
+    StrategyCounters counters = VirtualIommu::counters();
+    counters.shadow_entries = translation().counters().compared;
+    counters.shadow_changes = translation().counters().changed;
+    counters.shadow_resyncs = translation().counters().resyncs;
+    counters.refused_scans = translation().counters().refused_scans;
+    return counters;
+  }
+};
+
+constexpr std::array kKeys{
+    OptionKey{"placement", "who emulates the unit: xen, or device_model (user space behind Xen)"},
+};
+
+}  // namespace
+
+const StrategyDescriptor kEmulatedViommu{
+    .name = "emulated_viommu",
+    .description = "the guest drives an emulated unit in caching mode; Xen keeps a shadow of its tables",
+    .keys = kKeys,
+    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
+      return std::make_unique<EmulatedViommu>(environment, guest_driver(environment.host), environment.family);
+    }};
+
+}  // namespace iommu::strategy

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Nested translation: hardware walks the guest's stage-1 tables over Xen's stage 2. Mapping costs no exit, because
+// stage-1 entries that are not present are never cached; unmapping rings a doorbell that traps.
+#include "sim/strategy/virtual_iommu.hpp"
+#include "sim/xen/nested_translation.hpp"
+
+namespace iommu::strategy {
+
+namespace {
+
+// Caching mode makes the guest announce new device-table entries: that is how Xen learns of its stage-1 root.
+DriverOptions guest_driver(const UnitFeatures& host) {
+  DriverOptions options{.features = host, .stage1 = true, .range_flush = RangeFlush::SmallestBlock};
+  options.features.nested = false;
+  options.features.caching_mode = true;
+  return options;
+}
+
+using Nested = VirtualIommu<xen::NestedTranslation>;
+
+constexpr std::array kKeys{
+    OptionKey{"doorbell", "who answers the guest's doorbell: xen, or device_model (user space behind Xen)"},
+};
+
+}  // namespace
+
+const StrategyDescriptor kNested{
+    .name = "nested",
+    .description = "the guest owns stage-1 tables that hardware walks over Xen's stage 2; its doorbell traps",
+    .keys = kKeys,
+    .host_driver =
+        [](const UnitFeatures& host) {
+          DriverOptions options{.features = host, .stage1 = true};
+          options.features.nested = true;
+          return options;
+        },
+    .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
+      return std::make_unique<Nested>(environment, guest_driver(environment.host));
+    }};
+
+}  // namespace iommu::strategy

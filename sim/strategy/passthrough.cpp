@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// No translation of the guest's own: devices stay in context 0 and use guest-physical addresses.
+#include "sim/strategy/strategy.hpp"
+
+namespace iommu::strategy {
+
+namespace {
+
+class IdentitySpace final : public guest::DmaSpace {
+ public:
+  explicit IdentitySpace(Iova last) : last_(last) {}
+  [[nodiscard]] bool is_identity() const override { return true; }
+  [[nodiscard]] bool can_defer() const override { return false; }
+  [[nodiscard]] Iova last_address() const override { return last_; }
+
+  // The DMA API asks for none of these.
+  Task<guest::DmaStatus> map(CpuPort&, guest::MapSegment) override { co_return guest::DmaStatus::Rejected; }
+  Task<guest::DmaStatus> sync_map(CpuPort&, guest::IovaRange) override { co_return guest::DmaStatus::Rejected; }
+  Task<guest::UnmapGather> unmap(CpuPort&, guest::IovaRange range, guest::Flush) override {
+    guest::UnmapGather gather;
+    gather.status = guest::DmaStatus::Rejected;
+    gather.range = range;
+    co_return gather;
+  }
+  Task<void> sync(CpuPort&, guest::UnmapGather) override { co_return; }
+  Task<void> flush_all(CpuPort&) override { co_return; }
+  void reclaim_tables(const std::vector<std::uint64_t>&) override {}
+
+ private:
+  Iova last_;
+};
+
+class Passthrough final : public DmaStrategy {
+ public:
+  explicit Passthrough(const StrategyEnvironment& environment) : environment_(environment) {}
+
+  Task<xen::Errno> start(CpuPort&) override { co_return xen::Errno::Ok; }
+  Task<guest::DmaSpace*> attach(CpuPort&, RequesterId device) override {
+    if (!environment_.domain.devices.contains(device)) co_return nullptr;
+    const Iova last(environment_.domain.setting.memory.value() - 1);
+    spaces_.push_back(std::make_unique<IdentitySpace>(last));
+    co_return spaces_.back().get();
+  }
+  [[nodiscard]] Addressing addressing() const override { return Addressing::GuestPhysical; }
+
+ private:
+  StrategyEnvironment environment_;
+  std::vector<std::unique_ptr<IdentitySpace>> spaces_;
+};
+
+}  // namespace
+
+const StrategyDescriptor kPassthrough{
+    .name = "passthrough",
+    .description = "devices use guest-physical addresses; the guest is not protected from them",
+    .keys = {},
+    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
+      return std::make_unique<Passthrough>(environment);
+    }};
+
+}  // namespace iommu::strategy
