@@ -23,7 +23,7 @@ class FixedDma final : public DmaPort {
     most_in_flight = std::max(most_in_flight, ++in_flight_);
     transfer.faulted = faults && faults(transfer);
     calendar_.at(
-        calendar_.now() + latency,
+        calendar_.now() + (slow == transfer.address ? 20 * latency : latency),
         [](void* self, std::uint64_t t) { static_cast<FixedDma*>(self)->end(*reinterpret_cast<DmaTransfer*>(t)); },
         this, reinterpret_cast<std::uintptr_t>(&transfer));
     return false;
@@ -35,6 +35,7 @@ class FixedDma final : public DmaPort {
     Picoseconds when;
   };
   Picoseconds latency = 100_ns;
+  std::optional<Iova> slow;  // takes twenty times as long
   std::function<bool(const DmaTransfer&)> faults;
   std::vector<Seen> began;
   std::uint32_t most_in_flight = 0;
@@ -192,6 +193,18 @@ TEST_F(NicTest, CompletionsComeInTheOrderOfPosts) {
   for (std::uint64_t i = 0; i < 64; ++i) EXPECT_EQ(queue.take_completion()->cookie, i);
   EXPECT_FALSE(queue.take_completion().has_value());
   EXPECT_EQ(queue.statistics().packets, 64U);
+}
+
+// Mutant killed: a completion written while its own payload, overtaken by later ones, is still moving.
+TEST_F(NicTest, SlowPayloadHoldsBackTheCompletionsBehindIt) {
+  dma_.slow = kBuffers;
+  NicQueue& queue = build(ring(NicQueueKind::Transmit));
+  post(queue, 4);
+  run_to(2'100_ns);  // fetch and slow payload
+  EXPECT_EQ(queue.completions_waiting(), 0U);
+  run_to(2'200_ns);
+  EXPECT_EQ(queue.completions_waiting(), 4U);
+  EXPECT_EQ(queue.take_completion()->cookie, 0U);
 }
 
 // Mutants killed: no limit of payloads in flight; a limit of one less.

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The hypervisor's operations on the pages of a context, and the invalidations that follow them.
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "sim/xen/hypervisor.hpp"
@@ -13,11 +12,6 @@ AddressRange bytes_of(Dfn first, std::uint64_t pages) {
   return {first.address().value(), first.address().value() + (pages << kPageLg2) - 1};
 }
 
-// A count that is a power of two and a range aligned to it: what one page-selective command covers exactly.
-bool is_naturally_aligned(AddressRange range) {
-  const std::uint64_t bytes = range.last - range.first + 1;
-  return std::has_single_bit(bytes) && (range.first & (bytes - 1)) == 0;
-}
 // Machine frames of the mapped pages of a range, ascending by input address.
 std::vector<Mfn> frames_behind(const PageTable& table, AddressRange range) {
   std::vector<Mfn> frames;
@@ -168,9 +162,10 @@ Task<void> Hypervisor::flush_edit(CpuPort& cpu, Domain& domain, IoContext& conte
                                   TableEdit edit) {
   const bool added_matters = edit.added && !units_.empty() && units_.front()->features().caching_mode;
   if (edit.modified || edit.structure_changed || added_matters) {
-    const bool whole = edit.structure_changed ||
-                       (options_.unaligned_flush == UnalignedFlush::WholeDomain && !is_naturally_aligned(range));
-    co_await flush(cpu, domain, context, whole ? std::nullopt : std::optional(range));
+    // A changed structure means stale walk caches above the range: the whole domain goes.
+    std::optional<AddressRange> exact = range;
+    if (edit.structure_changed) exact.reset();
+    co_await flush(cpu, domain, context, exact);
   } else {
     ++counters_.flushes_skipped;
   }

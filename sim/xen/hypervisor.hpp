@@ -27,15 +27,8 @@
 
 namespace iommu::xen {
 
-// What invalidates a range whose page count is no power of two, or which is not aligned to it.
-enum class UnalignedFlush : std::uint8_t {
-  WholeDomain,    // as Xen does it
-  CoveringRange,  // one command that covers it, where the family has one
-};
-
 struct HypervisorOptions {
   Coalesce coalesce = Coalesce::No;  // merge full tables of equal leaves into larger pages
-  UnalignedFlush unaligned_flush = UnalignedFlush::WholeDomain;
   // Pages that one hypercall slice handles before it is preempted and continues.
   std::uint64_t slice_pages = 4096;
   std::uint64_t seed = 1;  // of scattered memory

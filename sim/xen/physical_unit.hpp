@@ -55,6 +55,8 @@ class PhysicalUnit {
   [[nodiscard]] TableDriver& driver() { return *driver_; }
   [[nodiscard]] const std::string& name() const { return setting_.name; }
   [[nodiscard]] const UnitFeatures& features() const { return setting_.driver.features; }
+  // From bring_up() on.
+  [[nodiscard]] const QueueClient& queue() const { return *queue_; }
   [[nodiscard]] const InvalidationCounters& submitted() const { return submitted_; }
   void reset_counters() { submitted_ = {}; }
   // Device tables and queue, in 4 KiB pages.
@@ -62,6 +64,7 @@ class PhysicalUnit {
 
  private:
   class CountedMemory;
+  Task<Errno> change_entry(CpuPort& cpu, TableEdit edit);
   PhysicalUnitSetting setting_;
   MmioPort& registers_;
   std::unique_ptr<CountedMemory> tables_;
