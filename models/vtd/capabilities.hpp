@@ -22,6 +22,8 @@ struct Identity {
 // Registers for the features, by named fields. Scalable mode, both stages and queued invalidation are always there; a
 // unit for `nested` also combines the stages.
 [[nodiscard]] Identity compose(const UnitFeatures& features);
+// MMIO of such a unit.
+inline constexpr std::uint64_t kComposedRegisterBytes = 4096;
 // Why the features cannot be had; empty when they can.
 [[nodiscard]] std::string unsupported(const UnitFeatures& features);
 

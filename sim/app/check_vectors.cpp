@@ -3,12 +3,11 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <charconv>
 #include <numeric>
 #include <ostream>
 
-#include "models/vtd/vector_rules.hpp"
+#include "models/families.hpp"
 #include "sim/app/vector_file.hpp"
 
 namespace iommu {
@@ -16,7 +15,6 @@ namespace iommu {
 namespace {
 
 constexpr std::size_t kExamples = 8;
-constexpr std::array<const VectorFamily*, 1> kFamilies{&vtd::kVectorFamily};
 
 std::string describe(const VectorOutcome& outcome) {
   switch (outcome.result) {
@@ -90,7 +88,15 @@ void print(const std::string& title, const VectorReport& report, std::ostream& o
 
 }  // namespace
 
-std::span<const VectorFamily* const> vector_families() { return kFamilies; }
+std::span<const VectorFamily* const> vector_families() {
+  static const std::vector<const VectorFamily*> kWithVectors = [] {
+    std::vector<const VectorFamily*> found;
+    for (const FamilyDescriptor* family : families())
+      if (family->vectors != nullptr) found.push_back(family->vectors);
+    return found;
+  }();
+  return kWithVectors;
+}
 
 std::uint64_t VectorReport::deviation() const {
   return std::accumulate(deviations.begin(), deviations.end(), std::uint64_t{0},

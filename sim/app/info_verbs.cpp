@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "models/families.hpp"
 #include "sim/app/verbs.hpp"
 #include "sim/report/metrics.hpp"
 #include "sim/scenario/schema.hpp"
@@ -67,7 +68,11 @@ std::string installation_root() {
   return root == nullptr ? std::string() : std::string(root);
 }
 
-std::vector<std::string> family_names() { return {"vtd"}; }
+std::vector<std::string> family_names() {
+  std::vector<std::string> names;
+  for (const FamilyDescriptor* family : families()) names.emplace_back(family->name);
+  return names;
+}
 
 scenario::LoadOptions load_options() {
   scenario::LoadOptions options{family_names(), {}};

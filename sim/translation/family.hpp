@@ -15,6 +15,8 @@
 
 namespace iommu {
 
+struct VectorFamily;
+
 // What a scenario may ask of a unit, in words that every family understands.
 struct UnitFeatures {
   unsigned host_address_bits = 48;
@@ -52,6 +54,8 @@ struct FamilyDescriptor {
   std::uint64_t mmio_bytes = 4096;
   // Why features cannot be combined on this family, for scenario errors; empty when they can.
   std::string (*unsupported)(const UnitFeatures&) = nullptr;
+  // How recorded translations of this family are replayed; null when there are none.
+  const VectorFamily* vectors = nullptr;
 };
 
 }  // namespace iommu
