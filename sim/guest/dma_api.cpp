@@ -14,6 +14,32 @@ IovaRange pages_around(Iova address, Bytes length) {
   return {address.aligned_down(kPageLg2), whole_pages(Bytes(address.offset_in(kPageLg2)) + length)};
 }
 
+// What segments cover together; nullopt: they leave gaps, are not whole pages, or reach too far.
+std::optional<IovaRange> range_of(const std::vector<MapSegment>& segments, Iova last_address) {
+  if (segments.empty()) return std::nullopt;
+  IovaRange range{segments.front().iova, 0_B};
+  for (const MapSegment& segment : segments) {
+    const bool whole = segment.iova.is_aligned(kPageLg2) && segment.address.is_aligned(kPageLg2) &&
+                       segment.length % kPageSize == 0_B && segment.length != 0_B;
+    if (!whole || segment.iova != range.first + range.length) return std::nullopt;
+    if (segment.iova > last_address || segment.length > last_address - segment.iova + 1_B) return std::nullopt;
+    range.length += segment.length;
+  }
+  return range;
+}
+
+// Of all pieces together; nullopt: there is none, one is empty, or no address space holds them.
+std::optional<Bytes> pages_under(const std::vector<ScatterEntry>& list, Iova last_address) {
+  Bytes total;
+  for (const ScatterEntry& entry : list) {
+    if (entry.length == 0_B || entry.length.value() - 1 > last_address.value()) return std::nullopt;
+    total += whole_pages(Bytes(entry.address.offset_in(kPageLg2)) + entry.length);
+    if (total.value() - 1 > last_address.value()) return std::nullopt;
+  }
+  if (list.empty()) return std::nullopt;
+  return total;
+}
+
 IovaAllocatorShape limited(IovaAllocatorShape shape, Iova last_address) {
   shape.last_page = std::min(shape.last_page, Dfn(last_address).value());
   return shape;
@@ -48,7 +74,9 @@ Task<DmaMapping> DmaApi::map(CpuPort& cpu, Gpa address, Bytes length, DmaDirecti
 Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions) {
   co_await cpu.charge(CostId::DmaMapOther);
   DmaMapping result;
-  if (list.empty()) {
+  const auto total = pages_under(list, space_.last_address());
+  if (!total) {
+    ++counters_.failures;
     result.status = DmaStatus::Rejected;
     co_return result;
   }
@@ -58,9 +86,7 @@ Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry>
     result.address = Iova(list.front().address.value());
     co_return result;
   }
-  Bytes total;
-  for (const ScatterEntry& entry : list) total += whole_pages(Bytes(entry.address.offset_in(kPageLg2)) + entry.length);
-  const auto first = co_await allocator_.allocate(cpu, total.value() >> kPageLg2);
+  const auto first = co_await allocator_.allocate(cpu, total->value() >> kPageLg2);
   if (!first) {
     ++counters_.failures;
     result.status = DmaStatus::NoAddress;
@@ -78,7 +104,7 @@ Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry>
       segments.push_back({next, start, bytes, permissions});
     next = next + bytes;
   }
-  const IovaRange range{*first, total};
+  const IovaRange range{*first, *total};
   result.status = co_await install(cpu, segments, range, IovaOwner::Allocator);
   if (result.status == DmaStatus::Ok)
     result.address = *first + Bytes(offset);
@@ -127,8 +153,7 @@ Task<DmaStatus> DmaApi::unmap(CpuPort& cpu, Iova address, Bytes length) {
     co_return DmaStatus::Rejected;
   }
   live_.erase(found);
-  co_await remove(cpu, range, IovaOwner::Allocator);
-  co_return DmaStatus::Ok;
+  co_return co_await remove(cpu, range, IovaOwner::Allocator);
 }
 
 Task<DmaStatus> DmaApi::map_at(CpuPort& cpu, std::vector<MapSegment> segments) {
@@ -137,42 +162,81 @@ Task<DmaStatus> DmaApi::map_at(CpuPort& cpu, std::vector<MapSegment> segments) {
     ++counters_.maps;
     co_return DmaStatus::Ok;
   }
-  if (segments.empty()) co_return DmaStatus::Rejected;
-  IovaRange range{segments.front().iova, 0_B};
-  for (const MapSegment& segment : segments) range.length += segment.length;
-  if (waits(range)) {
+  const auto range = range_of(segments, space_.last_address());
+  if (!range || is_in_use(*range)) {
+    ++counters_.failures;
+    co_return DmaStatus::Rejected;
+  }
+  if (waits(*range)) {
     ++counters_.flushes_by_reuse;
     co_await flush(cpu);
   }
   co_await cpu.charge(CostId::IovaAllocCached);  // the recorded kernel allocated too; what it chose is in the trace
-  co_return co_await install(cpu, segments, range, IovaOwner::Caller);
+  co_return co_await install(cpu, segments, *range, IovaOwner::Caller);
 }
 
-// A recorded driver may unmap what several maps made, or part of one: what is live is then up to the tables.
 Task<DmaStatus> DmaApi::unmap_at(CpuPort& cpu, IovaRange range) {
   co_await cpu.charge(CostId::DmaUnmapOther);
   if (space_.is_identity()) {
     ++counters_.unmaps;
     co_return DmaStatus::Ok;
   }
-  const auto found = live_.find(range.first);
-  if (found != live_.end() && found->second.owner == IovaOwner::Caller) live_.erase(found);
-  co_await remove(cpu, range, IovaOwner::Caller);
-  co_return DmaStatus::Ok;
+  if (!disown(range)) {
+    ++counters_.failures;
+    co_return DmaStatus::Rejected;
+  }
+  co_return co_await remove(cpu, range, IovaOwner::Caller);
 }
 
-Task<void> DmaApi::remove(CpuPort& cpu, IovaRange range, IovaOwner owner) {
+bool DmaApi::is_in_use(IovaRange range) const {
+  const auto above = live_.lower_bound(range.first + range.length);
+  if (above == live_.begin()) return false;
+  const auto below = std::prev(above);
+  return range.overlaps({below->first, below->second.length});
+}
+
+bool DmaApi::disown(IovaRange range) {
+  if (!range.first.is_aligned(kPageLg2) || range.length % kPageSize != 0_B || range.length == 0_B) return false;
+  const Iova end = range.first + range.length;
+  auto piece = live_.upper_bound(range.first);
+  if (piece == live_.begin()) return false;
+  --piece;
+  std::vector<std::pair<Iova, Live>> remaining;  // of the pieces, outside the range
+  Iova covered = range.first;
+  const auto first = piece;
+  for (; covered < end; ++piece) {
+    const bool continues = piece != live_.end() && piece->first <= covered &&
+                           piece->first + piece->second.length > covered && piece->second.owner == IovaOwner::Caller;
+    if (!continues) return false;
+    const Iova piece_end = piece->first + piece->second.length;
+    if (piece->first < range.first)
+      remaining.push_back({piece->first, {range.first - piece->first, IovaOwner::Caller}});
+    if (piece_end > end) remaining.push_back({end, {piece_end - end, IovaOwner::Caller}});
+    covered = piece_end;
+  }
+  live_.erase(first, piece);
+  live_.insert(remaining.begin(), remaining.end());
+  return true;
+}
+
+Task<DmaStatus> DmaApi::remove(CpuPort& cpu, IovaRange range, IovaOwner owner) {
   ++counters_.unmaps;
   observer_.on_unmap_called(cpu.now(), device_, range);
   const UnmapGather gather = co_await space_.unmap(cpu, range, lazy_ ? Flush::Deferred : Flush::Immediate);
-  if (gather.status != DmaStatus::Ok) ++counters_.failures;
+  if (gather.status != DmaStatus::Ok) {
+    // Part of the range may still translate: it is nobody's from here on, and never safe.
+    ++counters_.failures;
+    co_await space_.sync(cpu, gather);
+    co_return gather.status;
+  }
   if (lazy_) {
     co_await queue(cpu, gather, owner);
-    co_return;
+    co_return DmaStatus::Ok;
   }
   co_await space_.sync(cpu, gather);
   observer_.on_fenced(cpu.now(), device_, range);
   co_await free_iova(cpu, range, owner);
+  co_return DmaStatus::Ok;
 }
 
 Task<void> DmaApi::free_iova(CpuPort& cpu, IovaRange range, IovaOwner owner) {

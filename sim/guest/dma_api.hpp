@@ -13,8 +13,8 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "sim/guest/dma_space.hpp"
@@ -56,15 +56,18 @@ class DmaApi {
          SignalPort* signals = nullptr);
 
   Task<DmaMapping> map(CpuPort& cpu, Gpa address, Bytes length, DmaDirection direction);
-  // One contiguous IOVA range for the whole list, and one sync.
+  // One contiguous IOVA range for the whole list, and one sync. Rejected, without effect: an empty piece.
   Task<DmaMapping> map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions);
-  // Exactly what one map returned. Rejected, without effect: it is not mapped.
+  // Exactly what one map returned. Rejected, without effect: it is not mapped. A space that cannot unmap (its status is
+  // returned) keeps the addresses for ever: they would not be safe to hand out again.
   Task<DmaStatus> unmap(CpuPort& cpu, Iova address, Bytes length);
 
   // The same at addresses that the caller chose (a recorded driver), without the allocator. Segments follow one another
   // in IOVA space and are one driver-level map: one sync. A range that still waits for its flush is flushed first,
-  // because the allocator would not have handed it out.
+  // because the allocator would not have handed it out. Rejected, without effect: segments that leave gaps or are not
+  // whole pages within reach, or addresses in use.
   Task<DmaStatus> map_at(CpuPort& cpu, std::vector<MapSegment> segments);
+  // What one map_at made, several, or part of one. Rejected, without effect: not all of it is mapped that way.
   Task<DmaStatus> unmap_at(CpuPort& cpu, IovaRange range);
 
   // A root task: flushes whatever has waited for the timeout. Runs on its own port, as a timer interrupt does.
@@ -78,7 +81,7 @@ class DmaApi {
     std::uint64_t flushes_by_full_queue = 0;
     std::uint64_t flushes_by_timer = 0;
     std::uint64_t flushes_by_reuse = 0;  // map_at() of a range that waited
-    std::uint64_t failures = 0;
+    std::uint64_t failures = 0;          // calls that did not return Ok
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
   [[nodiscard]] const IovaAllocator& allocator() const { return allocator_; }
@@ -104,7 +107,7 @@ class DmaApi {
   };
 
   Task<DmaStatus> install(CpuPort& cpu, const std::vector<MapSegment>& segments, IovaRange range, IovaOwner owner);
-  Task<void> remove(CpuPort& cpu, IovaRange range, IovaOwner owner);
+  Task<DmaStatus> remove(CpuPort& cpu, IovaRange range, IovaOwner owner);
   Task<void> queue(CpuPort& cpu, UnmapGather gather, IovaOwner owner);
   Task<void> flush_space(CpuPort& cpu);
   Task<void> free_iova(CpuPort& cpu, IovaRange range, IovaOwner owner);
@@ -112,6 +115,9 @@ class DmaApi {
   Task<void> retire(CpuPort& cpu, FlushQueue& from);
   void mark_fenced(Picoseconds now);
   [[nodiscard]] bool waits(IovaRange range) const;
+  [[nodiscard]] bool is_in_use(IovaRange range) const;
+  // Ends the caller's ownership of a range; false, without effect, when it does not own all of it.
+  [[nodiscard]] bool disown(IovaRange range);
   [[nodiscard]] FlushQueue& queue_of(const CpuPort& cpu) { return *queues_[cpu.id().value() % queues_.size()]; }
 
   RequesterId device_;
@@ -120,7 +126,7 @@ class DmaApi {
   DmaApiOptions options_;
   bool lazy_;
   IovaAllocator allocator_;
-  std::unordered_map<Iova, Live> live_;  // by first page
+  std::map<Iova, Live> live_;  // by first page; disjoint
   std::vector<std::unique_ptr<FlushQueue>> queues_;
   std::uint64_t flushes_begun_ = 0;
   std::uint64_t flushes_done_ = 0;

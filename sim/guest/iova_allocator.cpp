@@ -15,10 +15,12 @@ unsigned order_of(std::uint64_t pages) { return static_cast<unsigned>(std::bit_w
 
 IovaAllocator::IovaAllocator(IovaAllocatorShape shape, unsigned cpus)
     : shape_(shape), search_from_(shape.last_page + 1), preferred_search_from_(shape.preferred_last_page + 1) {
-  SIM_CHECK(cpus > 0, "somebody allocates");
+  SIM_CHECK(cpus > 0 && shape.magazine_entries > 0, "somebody allocates, and a magazine holds something");
   shape_.preferred_last_page = std::min(shape_.preferred_last_page, shape_.last_page);
   preferred_search_from_ = shape_.preferred_last_page + 1;
   for (SizeClass& size : sizes_) size.cpus.resize(cpus);
+  for (const PageRange& range : shape_.reserved)
+    if (range.pages != 0) tree_.emplace(range.first, range.pages);
 }
 
 std::optional<std::uint64_t> IovaAllocator::pop(Magazine& magazine, std::uint64_t last_page) {
@@ -87,26 +89,40 @@ void IovaAllocator::return_to_tree(std::uint64_t page) {
   const std::uint64_t end = found->first + found->second;
   tree_.erase(found);
   // The next search starts above what was just freed, if that lies above the place where it would have started.
-  for (std::uint64_t* from : {&preferred_search_from_, &search_from_}) {
-    if (page < *from) continue;
-    const auto next = tree_.lower_bound(end);
-    const std::uint64_t limit = from == &search_from_ ? shape_.last_page : shape_.preferred_last_page;
-    *from = std::min(limit + 1, next == tree_.end() ? limit + 1 : next->first);
-  }
+  // What lies above the preferred part says nothing about it. [Linux 6.1 __cached_rbnode_delete_update]
+  const auto next = tree_.lower_bound(end);
+  const auto raise = [&](std::uint64_t& from, std::uint64_t limit) {
+    if (page < from || end > limit + 1) return;
+    from = std::min(limit + 1, next == tree_.end() ? limit + 1 : next->first);
+  };
+  raise(preferred_search_from_, shape_.preferred_last_page);
+  raise(search_from_, shape_.last_page);
+}
+
+Task<void> IovaAllocator::return_all_to_tree(CpuPort& cpu, Magazine pages) {
+  co_await cpu.acquire(tree_lock_);
+  for (const std::uint64_t page : pages) return_to_tree(page);
+  counters_.tree_frees += pages.size();
+  co_await cpu.charge(CostId::IovaFreeTree, pages.size());
+  cpu.release(tree_lock_);
 }
 
 // Exhausted space: ranges parked in caches go back before the allocation is given up. [Linux 6.1 alloc_iova_fast]
-void IovaAllocator::empty_caches_into_tree() {
+Task<void> IovaAllocator::empty_caches_into_tree(CpuPort& cpu) {
+  Magazine parked;
+  const auto take = [&](Magazine& magazine) {
+    parked.insert(parked.end(), magazine.begin(), magazine.end());
+    magazine.clear();
+  };
   for (SizeClass& size : sizes_) {
-    for (CpuCache& cache : size.cpus)
-      for (Magazine* magazine : {&cache.loaded, &cache.previous}) {
-        for (const std::uint64_t page : *magazine) return_to_tree(page);
-        magazine->clear();
-      }
-    for (const Magazine& magazine : size.depot)
-      for (const std::uint64_t page : magazine) return_to_tree(page);
+    for (CpuCache& cache : size.cpus) {
+      take(cache.loaded);
+      take(cache.previous);
+    }
+    for (Magazine& magazine : size.depot) take(magazine);
     size.depot.clear();
   }
+  co_await return_all_to_tree(cpu, std::move(parked));
 }
 
 Task<std::optional<std::uint64_t>> IovaAllocator::allocate_below(CpuPort& cpu, std::uint64_t pages,
@@ -135,26 +151,26 @@ Task<std::optional<Iova>> IovaAllocator::allocate(CpuPort& cpu, std::uint64_t pa
   auto page = co_await allocate_below(cpu, pages, shape_.preferred_last_page);
   if (!page) page = co_await allocate_below(cpu, pages, shape_.last_page);
   if (!page) {
-    empty_caches_into_tree();
+    co_await empty_caches_into_tree(cpu);
     page = co_await allocate_below(cpu, pages, shape_.last_page);
   }
   if (!page) co_return std::nullopt;
   co_return Dfn(*page).address();
 }
 
-// Makes room in both magazines of a CPU: a full one goes to the depot, or back to the tree when the depot is full.
+// Makes room in the magazines of a CPU: a full one goes to the depot, or back to the tree when the depot is full.
 Task<void> IovaAllocator::exchange_full(CpuPort& cpu, SizeClass& size, CpuCache& cache) {
   co_await cpu.acquire(depot_lock_);
-  const Magazine full = std::exchange(cache.loaded, Magazine{});
-  const bool kept = size.depot.size() < shape_.depot_magazines;
-  if (kept) size.depot.push_back(full);
+  Magazine overflow;
+  if (is_full(cache.loaded)) {  // else another task of this CPU has made room meanwhile
+    Magazine full = std::exchange(cache.loaded, Magazine{});
+    if (size.depot.size() < shape_.depot_magazines)
+      size.depot.push_back(std::move(full));
+    else
+      overflow = std::move(full);
+  }
   cpu.release(depot_lock_);
-  if (kept) co_return;
-  co_await cpu.acquire(tree_lock_);
-  for (const std::uint64_t page : full) return_to_tree(page);
-  counters_.tree_frees += full.size();
-  co_await cpu.charge(CostId::IovaFreeTree, full.size());
-  cpu.release(tree_lock_);
+  if (!overflow.empty()) co_await return_all_to_tree(cpu, std::move(overflow));
 }
 
 Task<void> IovaAllocator::free(CpuPort& cpu, Iova first, std::uint64_t pages) {
@@ -163,10 +179,7 @@ Task<void> IovaAllocator::free(CpuPort& cpu, Iova first, std::uint64_t pages) {
   if (order < kCachedOrders) {
     SizeClass& size = sizes_[order];
     CpuCache& cache = size.cpus[cpu.id().value() % size.cpus.size()];
-    if (!put_cached(cache, page)) {
-      co_await exchange_full(cpu, size, cache);
-      cache.loaded.push_back(page);
-    }
+    while (!put_cached(cache, page)) co_await exchange_full(cpu, size, cache);
     ++counters_.cached_frees;
     co_await cpu.charge(CostId::IovaFreeCached);
     co_return;

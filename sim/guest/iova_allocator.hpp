@@ -17,12 +17,18 @@
 
 namespace iommu::guest {
 
+struct PageRange {
+  std::uint64_t first = 0;
+  std::uint64_t pages = 0;
+};
+
 struct IovaAllocatorShape {
   std::uint64_t first_page = 1;                          // page 0 is never handed out
   std::uint64_t last_page = (1ULL << 36) - 1;            // of the whole space
   std::uint64_t preferred_last_page = (1ULL << 20) - 1;  // tried first: addresses below 4 GiB need no 64-bit header
   std::uint32_t magazine_entries = 127;                  // [Linux 6.1 IOVA_MAG_SIZE]
   std::uint32_t depot_magazines = 32;                    // per size [Linux 6.1 MAX_GLOBAL_MAGS]
+  std::vector<PageRange> reserved{};                     // disjoint; never handed out (interrupt messages)
 };
 
 class IovaAllocator {
@@ -63,7 +69,8 @@ class IovaAllocator {
   std::optional<std::uint64_t> take_from_tree(std::uint64_t pages, std::uint64_t last_page);
   std::optional<std::uint64_t> search_down(std::uint64_t pages, std::uint64_t from, std::uint64_t last_page) const;
   void return_to_tree(std::uint64_t page);
-  void empty_caches_into_tree();
+  Task<void> return_all_to_tree(CpuPort& cpu, Magazine pages);
+  Task<void> empty_caches_into_tree(CpuPort& cpu);
   Task<void> exchange_full(CpuPort& cpu, SizeClass& size, CpuCache& cache);
   Task<std::optional<std::uint64_t>> allocate_below(CpuPort& cpu, std::uint64_t pages, std::uint64_t last_page);
 

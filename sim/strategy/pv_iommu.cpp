@@ -3,7 +3,9 @@
 // driver for the guest's side: one call for each contiguous piece, and every unmap flushes before it returns]
 #include <algorithm>
 #include <array>
-#include <unordered_map>
+#include <limits>
+#include <optional>
+#include <vector>
 
 #include "sim/strategy/strategy.hpp"
 
@@ -19,14 +21,12 @@ DmaStatus to_dma_status(std::int64_t result) {
   return result == static_cast<std::int64_t>(xen::Errno::NoMemory) ? DmaStatus::NoMemory : DmaStatus::Rejected;
 }
 
-// The guest's hypercall glue: structures go through a page of guest memory per vCPU.
+// The guest's hypercall glue. Structures go through pages of guest memory, one for each call under way: a task that is
+// preempted in its call must find its structure as it left it.
 class IommuCalls {
  public:
   explicit IommuCalls(const StrategyEnvironment& environment) : environment_(environment) {}
 
-  struct Result {
-    std::int64_t status = 0;
-  };
   template <class T>
   struct Reply {
     std::int64_t status = 0;
@@ -37,7 +37,7 @@ class IommuCalls {
   Task<Reply<T>> call(CpuPort& cpu, Subop subop, T argument) {
     Reply<T> reply;
     reply.status = static_cast<std::int64_t>(xen::Errno::NoMemory);
-    const auto page = argument_page(cpu);
+    const auto page = take_page();
     if (!page) co_return reply;
     GuestMemory& memory = environment_.domain.memory;
     memory.write(*page, std::as_bytes(std::span(&argument, 1)));
@@ -45,19 +45,19 @@ class IommuCalls {
         co_await environment_.hypercall.call(cpu, environment_.domain, static_cast<std::uint32_t>(subop), *page);
     if (!memory.read(*page, std::as_writable_bytes(std::span(&reply.argument, 1))))
       reply.status = static_cast<std::int64_t>(xen::Errno::BadAddress);
+    free_pages_.push_back(*page);
     co_return reply;
   }
 
  private:
-  std::optional<Gpa> argument_page(const CpuPort& cpu) {
-    const auto known = pages_.find(cpu.id());
-    if (known != pages_.end()) return known->second;
-    const auto page = environment_.pages.allocate();
-    if (page) pages_.emplace(cpu.id(), *page);
+  std::optional<Gpa> take_page() {
+    if (free_pages_.empty()) return environment_.pages.allocate();
+    const Gpa page = free_pages_.back();
+    free_pages_.pop_back();
     return page;
   }
   StrategyEnvironment environment_;
-  std::unordered_map<CpuId, Gpa> pages_;
+  std::vector<Gpa> free_pages_;
 };
 
 class PvSpace final : public guest::DmaSpace {
@@ -69,6 +69,7 @@ class PvSpace final : public guest::DmaSpace {
   [[nodiscard]] Iova last_address() const override { return last_; }
 
   Task<DmaStatus> map(CpuPort& cpu, guest::MapSegment segment) override {
+    if (!fits_in_call(segment.length)) co_return DmaStatus::Rejected;
     xen::abi::MapPages request;
     request.ctx_no = context_;
     request.gfn = Gfn(segment.address).value();
@@ -83,6 +84,10 @@ class PvSpace final : public guest::DmaSpace {
   Task<DmaStatus> sync_map(CpuPort&, guest::IovaRange) override { co_return DmaStatus::Ok; }
 
   Task<guest::UnmapGather> unmap(CpuPort& cpu, guest::IovaRange range, guest::Flush flush) override {
+    guest::UnmapGather gather;
+    gather.status = DmaStatus::Rejected;
+    gather.range = range;
+    if (!fits_in_call(range.length)) co_return gather;
     xen::abi::UnmapPages request;
     request.ctx_no = context_;
     request.dfn = Dfn(range.first).value();
@@ -90,9 +95,7 @@ class PvSpace final : public guest::DmaSpace {
     request.nr_pages = static_cast<std::uint32_t>(range.pages());
     const bool later = deferred_ && flush == guest::Flush::Deferred;
     const auto reply = co_await calls_.call(cpu, later ? Subop::UnmapPagesDeferred : Subop::UnmapPages, request);
-    guest::UnmapGather gather;
     gather.status = to_dma_status(reply.status);
-    gather.range = range;
     co_return gather;
   }
   // The hypercall has flushed.
@@ -106,6 +109,11 @@ class PvSpace final : public guest::DmaSpace {
   void reclaim_tables(const std::vector<std::uint64_t>&) override {}
 
  private:
+  // A call counts pages in 32 bits.
+  static bool fits_in_call(Bytes length) {
+    return length.value() >> kPageLg2 <= std::numeric_limits<std::uint32_t>::max();
+  }
+
   IommuCalls& calls_;
   std::uint16_t context_;
   Iova last_;
