@@ -58,7 +58,7 @@ std::optional<std::pair<unsigned, RecordedFault>> read_record(std::span<const st
   return std::pair{static_cast<unsigned>(get<kFrcd, "FR">(words)), fault};
 }
 
-std::optional<std::pair<unsigned, RecordedFault>> recorded_fault(IommuCore& core) {
+std::optional<std::pair<unsigned, RecordedFault>> recorded_fault(IommuCore& core, const VectorMemory& /*memory*/) {
   constexpr unsigned kWord = 8;
   const std::uint64_t at = get<kCap, "FRO">(core.mmio_read(offset::kCap, kWord)) * offset::kUnit;
   const std::array<std::uint64_t, 2> words{core.mmio_read(at, kWord), core.mmio_read(at + kWord, kWord)};

@@ -18,4 +18,6 @@ Task<TranslationResponse> IommuCore::translate(TranslationRequest request, Memor
   co_return response;
 }
 
+Task<void> IommuCore::write_events(MemoryPort&) { co_return; }
+
 }  // namespace iommu

@@ -116,6 +116,11 @@ class IommuCore {
 
   // Records a fault where software looks for it; returns the interrupt to raise, if software asked for one.
   virtual std::optional<InterruptMessage> record(const Fault& fault) = 0;
+  // Where faults are logged in memory: whether record(), fetch_command() or apply() left records to be written.
+  // Software sees a record once it is in memory, and its interrupt comes through take_interrupt().
+  [[nodiscard]] virtual bool has_events() const { return false; }
+  // Writes them all. One at a time: whoever drives the core awaits it before starting another.
+  virtual Task<void> write_events(MemoryPort& memory);
 
   // Commands ---------------------------------------------------------------------------------------------------------
   // True when the ring holds a command that may be fetched now.

@@ -8,7 +8,6 @@
 namespace iommu {
 
 namespace {
-constexpr std::uint32_t kStatusWords = static_cast<std::uint32_t>(kPageSize.value() / 4);
 constexpr std::uint32_t kFenceSlots = 1;
 }  // namespace
 
@@ -30,9 +29,9 @@ QueueClient::QueueClient(const TableDriver& driver, TableMemory& memory, MmioPor
       status_page_(status_page),
       capacity_(ring_.full == FullRule::OneFree ? ring_.entries - 1 : ring_.entries),
       free_(capacity_),
-      word_readers_(kStatusWords, 0) {
+      word_readers_(kPageSize.value() / ring_.fence_bytes, 0) {
   SIM_CHECK(ring_.entries > 2, "a driver's ring holds a command and its fence");
-  for (std::uint32_t i = kStatusWords; i > 0; --i) free_words_.push_back(i - 1);
+  for (auto i = static_cast<std::uint32_t>(word_readers_.size()); i > 0; --i) free_words_.push_back(i - 1);
 }
 
 Task<void> QueueClient::submit(CpuPort& cpu, std::vector<InvalidationScope> scopes, Fence fence) {
@@ -110,7 +109,7 @@ Task<void> QueueClient::put_commands(CpuPort& cpu, std::span<const InvalidationS
 
 Task<QueueClient::Pending> QueueClient::put_fence(CpuPort& cpu) {
   co_await cpu.charge(CostId::CommandWrite);
-  SIM_CHECK(!free_words_.empty(), "a page of status words serves a thousand waiting tasks");
+  SIM_CHECK(!free_words_.empty(), "a page of status words serves hundreds of waiting tasks");
   if (++last_number_ == 0) ++last_number_;  // a word that was never written holds 0
   const Pending fence{last_number_, unfenced_ + kFenceSlots, free_words_.back()};
   free_words_.pop_back();

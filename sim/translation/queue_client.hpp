@@ -119,7 +119,9 @@ class QueueClient {
   // All up to this fence are over: commands complete in order.
   void reclaim(std::uint32_t number);
   void release_word(std::uint32_t word);
-  [[nodiscard]] std::uint64_t status_address(std::uint32_t word) const { return status_page_ + 4ULL * word; }
+  [[nodiscard]] std::uint64_t status_address(std::uint32_t word) const {
+    return status_page_ + std::uint64_t{ring_.fence_bytes} * word;
+  }
 
   const TableDriver& driver_;
   TableMemory& memory_;

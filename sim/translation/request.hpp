@@ -96,6 +96,8 @@ struct Fault {
   bool privileged = false;
   // True when the entry that faulted asks hardware to process but not to record it.
   bool suppressed = false;
+  std::optional<Hpa> table_entry{};  // the entry that could not be read or written, where memory failed
+  std::uint64_t family_bits = 0;     // what only the family reads back when it records the fault
 };
 
 using TranslationResponse = std::variant<Translation, Fault>;

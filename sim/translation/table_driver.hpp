@@ -145,6 +145,7 @@ struct CommandRing {
   FullRule full = FullRule::OneFree;
   std::uint64_t tail_register = 0;
   std::uint64_t head_register = 0;
+  unsigned fence_bytes = 4;  // of a fence's status write, which is aligned to its size; the data is in the low half
 };
 
 class TableDriver {

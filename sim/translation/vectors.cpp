@@ -97,8 +97,9 @@ Run run(const VectorRecord& record, const VectorAccess& access, const VectorFami
   } else {
     const Fault& fault = std::get<Fault>(response);
     core->record(fault);
+    core->write_events(memory).run();
     result.outcome.reason = fault.row->code;
-    if (const auto recorded = family.recorded_fault(*core)) {
+    if (const auto recorded = family.recorded_fault(*core, memory)) {
       result.outcome.result = VectorResult::Fault;
       result.outcome.reason = recorded->first;
       result.outcome.fault = recorded->second;

@@ -127,8 +127,8 @@ struct VectorFamily {
   std::unique_ptr<IommuCore> (*make_core)(const VectorRegisters&) = nullptr;
   // A fault record as the recorder stored it: its reason and contents; nullopt when it holds no fault.
   std::optional<std::pair<unsigned, RecordedFault>> (*read_record)(std::span<const std::uint64_t>) = nullptr;
-  // The fault that a core has recorded, from its registers.
-  std::optional<std::pair<unsigned, RecordedFault>> (*recorded_fault)(IommuCore&) = nullptr;
+  // The fault that a core has recorded, in its registers or in memory.
+  std::optional<std::pair<unsigned, RecordedFault>> (*recorded_fault)(IommuCore&, const VectorMemory&) = nullptr;
   std::span<const VectorRule> rules;  // in the order in which they apply
   std::span<const VectorMemoryRule> memory_rules;
 };

@@ -34,6 +34,7 @@ struct Stage2Stop {
   Level level = 0;
   Gpa address;
   std::uint64_t entry = 0;  // the stage-2 entry that refused
+  Hpa entry_address{};      // where it is
 };
 
 struct WalkStop {
@@ -43,6 +44,7 @@ struct WalkStop {
   std::optional<Stage2Stop> stage2;  // kind == Stage2: refused while fetching (or marking) the entry of this level
   // When the stage-2 refusal was of the write that marks the entry rather than of the read that fetches it.
   bool while_marking = false;
+  Hpa entry_address{};  // of the entry that refused, unless stage 2 kept the walk from it
 };
 
 struct WalkLeaf {
@@ -121,7 +123,7 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
     }
     const MemoryResult read = co_await tables.memory.read64(entry_address, tables.kind);
     if (read.failed) {
-      WalkStop stop{StopKind::MemoryFailed, level, 0, std::nullopt, false};
+      WalkStop stop{StopKind::MemoryFailed, level, 0, std::nullopt, false, entry_address};
       co_return stop;
     }
     const DecodedEntry decoded = format.decode(read.value, level, input, access);
@@ -130,7 +132,7 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
       const StopKind kind = decoded.kind == EntryKind::Absent      ? StopKind::Absent
                             : decoded.kind == EntryKind::Malformed ? StopKind::Malformed
                                                                    : StopKind::Denied;
-      WalkStop stop{kind, level, read.value, std::nullopt, false};
+      WalkStop stop{kind, level, read.value, std::nullopt, false, entry_address};
       co_return stop;
     }
     if (const auto marked = format.mark_used(read.value, level, access)) {
@@ -145,7 +147,7 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
           co_await tables.memory.compare_exchange64(entry_address, read.value, *marked, tables.kind);
       const bool lost = !swapped.failed && swapped.value != read.value;
       if (swapped.failed || (lost && ++mark_attempts == kMaxMarkAttempts)) {
-        WalkStop stop{StopKind::MarkFailed, level, read.value, std::nullopt, false};
+        WalkStop stop{StopKind::MarkFailed, level, read.value, std::nullopt, false, entry_address};
         co_return stop;
       }
       // Somebody changed the entry between read and mark: what was decoded is void, so this level starts again.
@@ -215,7 +217,7 @@ struct NestedTables {
   static Located located(const WalkResult& result, Gpa address) {
     if (const auto* leaf = std::get_if<WalkLeaf>(&result)) return {Hpa(leaf->address), std::nullopt};
     const auto& stop = std::get<WalkStop>(result);
-    return {Hpa(), Stage2Stop{stop.kind, stop.level, address, stop.entry}};
+    return {Hpa(), Stage2Stop{stop.kind, stop.level, address, stop.entry, stop.entry_address}};
   }
 };
 
