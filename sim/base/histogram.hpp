@@ -23,6 +23,15 @@ class Histogram {
     min_ = count_ == 1 ? v : std::min(min_, v);
     max_ = std::max(max_, v);
   }
+  void merge(const Histogram& other) {
+    if (other.count_ == 0) return;
+    if (other.buckets_.size() > buckets_.size()) buckets_.resize(other.buckets_.size(), 0);
+    for (std::size_t b = 0; b < other.buckets_.size(); ++b) buckets_[b] += other.buckets_[b];
+    min_ = count_ == 0 ? other.min_ : std::min(min_, other.min_);
+    max_ = std::max(max_, other.max_);
+    count_ += other.count_;
+    sum_ += other.sum_;
+  }
   [[nodiscard]] std::uint64_t count() const { return count_; }
   [[nodiscard]] Picoseconds sum() const { return Picoseconds(static_cast<std::int64_t>(sum_)); }
   [[nodiscard]] Picoseconds max() const { return Picoseconds(static_cast<std::int64_t>(max_)); }

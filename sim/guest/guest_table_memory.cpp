@@ -5,6 +5,10 @@
 
 namespace iommu::guest {
 
+void GuestPages::exclude(Gfn first, std::uint64_t pages) {
+  for (std::uint64_t i = 0; i < pages; ++i) static_cast<void>(frames_.reserve(Mfn(first.value() + i), 1));
+}
+
 std::optional<std::uint64_t> GuestTableMemory::allocate(unsigned pages_lg2) {
   const auto block = pages_.allocate(pages_lg2);
   if (!block) return std::nullopt;

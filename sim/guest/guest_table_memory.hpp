@@ -17,6 +17,8 @@ class GuestPages {
  public:
   GuestPages(Gfn first, std::uint64_t pages) : frames_(Mfn(first.value()), pages) {}
 
+  // Before anything was handed out: pages of the range that never are. Those outside do not matter.
+  void exclude(Gfn first, std::uint64_t pages);
   // 2^order pages, aligned to their number; nullopt: none left.
   [[nodiscard]] std::optional<Gpa> allocate(unsigned order = 0) {
     const auto frame = frames_.allocate(order);

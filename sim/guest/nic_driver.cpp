@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "sim/base/check.hpp"
+
 namespace iommu::guest {
 
 namespace {
@@ -14,7 +16,9 @@ unsigned order_for(Bytes bytes) {
 }  // namespace
 
 NicDriver::NicDriver(CpuPort& cpu, DmaApi& api, GuestPages& pages, const NicDriverSetting& setting)
-    : cpu_(cpu), api_(api), pages_(pages), setting_(setting) {}
+    : cpu_(cpu), api_(api), pages_(pages), setting_(setting) {
+  SIM_CHECK(setting.budget > 0, "a poll takes completions");
+}
 
 NicQueueSetup NicDriver::queue_setup() const {
   return {.kind = setting_.kind,
@@ -35,6 +39,7 @@ Task<std::optional<Iova>> NicDriver::map_ring(Bytes entry_size, DmaDirection rin
 }
 
 Task<bool> NicDriver::prepare() {
+  if (transfer_size() == 0_B || transfer_size() > setting_.buffer_size) co_return false;
   const auto descriptors = co_await map_ring(setting_.descriptor_size, DmaDirection::ToDevice);
   const auto completions = co_await map_ring(setting_.completion_size, DmaDirection::FromDevice);
   if (!descriptors || !completions) co_return false;
@@ -53,7 +58,7 @@ Task<bool> NicDriver::prepare() {
   co_return true;
 }
 
-// Maps a free buffer and posts it. False: nothing to post, or mapping failed.
+// Maps a free buffer and posts it. False: no buffer is free, or mapping failed.
 Task<bool> NicDriver::post_next(NicQueue& queue) {
   if (free_buffers_.empty() || free_cookies_.empty()) co_return false;
   const Gpa buffer = free_buffers_.back();
@@ -86,6 +91,7 @@ Task<void> NicDriver::complete(NicCompletion completion) {
   free_buffers_.push_back(done.buffer);
   free_cookies_.push_back(cookie);
   ++completed_;
+  if (meter_ != nullptr) ++meter_->completed;
   if (completion.faulted) {
     ++statistics_.faulted;
     co_return;
@@ -100,7 +106,6 @@ Task<void> NicDriver::run(NicQueue& queue) {
   for (bool more = true; more && submitted_ < setting_.packets;) more = co_await post_next(queue);
   co_await cpu_.charge(CostId::MmioWrite);
   queue.ring_doorbell();
-  queue.arm_interrupt();
   while (completed_ < setting_.packets && completed_ < submitted_) {
     if (queue.completions_waiting() == 0) {
       queue.arm_interrupt();
@@ -113,9 +118,11 @@ Task<void> NicDriver::run(NicQueue& queue) {
       const auto completion = queue.take_completion();
       if (!completion) break;
       co_await complete(*completion);
-      if (submitted_ >= setting_.packets) continue;
-      const bool posted = co_await post_next(queue);
-      if (posted) ++refilled;
+      // Normally one buffer; more when mapping failed before.
+      for (bool more = true; more && submitted_ < setting_.packets;) {
+        more = co_await post_next(queue);
+        if (more) ++refilled;
+      }
     }
     if (refilled == 0) continue;
     co_await cpu_.charge(CostId::MmioWrite);

@@ -17,6 +17,7 @@
 #include "sim/guest/dma_api.hpp"
 #include "sim/guest/guest_table_memory.hpp"
 #include "sim/pcie/nic.hpp"
+#include "sim/pcie/workload.hpp"
 
 namespace iommu::guest {
 
@@ -46,7 +47,7 @@ class NicDriver {
  public:
   NicDriver(CpuPort& cpu, DmaApi& api, GuestPages& pages, const NicDriverSetting& setting);
 
-  // Allocates buffers and maps the rings for good. False: out of memory or addresses.
+  // Allocates buffers and maps the rings for good. False: out of memory or addresses, or a buffer holds no packet.
   Task<bool> prepare();
   [[nodiscard]] NicQueueSetup queue_setup() const;
   // A root task: runs until `packets` are done. Transmit: that many are sent; receive: taken.
@@ -54,6 +55,8 @@ class NicDriver {
 
   [[nodiscard]] const NicDriverStatistics& statistics() const { return statistics_; }
   void reset_statistics() { statistics_ = {}; }
+  // Counts packets there as well; outlives the driver.
+  void connect(IoMeter& meter) { meter_ = &meter; }
   [[nodiscard]] bool is_done() const { return done_; }
 
  private:
@@ -83,6 +86,7 @@ class NicDriver {
   std::uint64_t submitted_ = 0;
   std::uint64_t completed_ = 0;
   bool done_ = false;
+  IoMeter* meter_ = nullptr;
   NicDriverStatistics statistics_;
 };
 

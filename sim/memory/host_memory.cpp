@@ -62,6 +62,17 @@ std::uint32_t HostMemory::read32(Hpa address) const {
 
 void HostMemory::write64(Hpa address, std::uint64_t value) {
   if (!contains(address, 8)) return;
+  if (write_hook_ != nullptr) write_hook_(write_context_, address);
+  store64(address, value);
+}
+
+void HostMemory::write32(Hpa address, std::uint32_t value) {
+  if (!contains(address, 4)) return;
+  if (write_hook_ != nullptr) write_hook_(write_context_, address);
+  store32(address, value);
+}
+
+void HostMemory::store64(Hpa address, std::uint64_t value) {
   touch(address) = value;
   if (!watchers_.empty()) {
     notify(address);
@@ -69,8 +80,7 @@ void HostMemory::write64(Hpa address, std::uint64_t value) {
   }
 }
 
-void HostMemory::write32(Hpa address, std::uint32_t value) {
-  if (!contains(address, 4)) return;
+void HostMemory::store32(Hpa address, std::uint32_t value) {
   std::uint64_t& word = touch(address.aligned_down(3));
   const unsigned shift = address.offset_in(3) == 4 ? 32 : 0;
   word = (word & ~(0xffffffffULL << shift)) | static_cast<std::uint64_t>(value) << shift;
@@ -81,7 +91,7 @@ void HostMemory::clear_page(Mfn frame) {
   for (std::uint64_t offset = 0; offset < kPageSize.value(); offset += 8) {
     const Hpa word = frame.address() + Bytes(offset);
     if (find(word) == nullptr) return;  // never touched: zero already
-    write64(word, 0);
+    store64(word, 0);
   }
 }
 
@@ -101,14 +111,14 @@ void HostMemory::perform(MemoryAccess& access) {
       return;
     case MemoryOp::Write:
       if (access.bytes == 4) {
-        write32(access.address, static_cast<std::uint32_t>(access.words[0]));
+        store32(access.address, static_cast<std::uint32_t>(access.words[0]));
         return;
       }
-      for (std::size_t i = 0; i < access.bytes / 8U; ++i) write64(access.address + Bytes(8 * i), access.words[i]);
+      for (std::size_t i = 0; i < access.bytes / 8U; ++i) store64(access.address + Bytes(8 * i), access.words[i]);
       return;
     case MemoryOp::CompareExchange: {
       const std::uint64_t found = read64(access.address);
-      if (found == access.words[0]) write64(access.address, access.words[1]);
+      if (found == access.words[0]) store64(access.address, access.words[1]);
       access.words[0] = found;
       return;
     }

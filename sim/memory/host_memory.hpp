@@ -41,6 +41,13 @@ class HostMemory {
   void watch(Hpa word, std::function<void()> on_write);
   void unwatch(Hpa word);
 
+  // Called before write64() and write32() store: software's stores, for whoever models caches. Not for perform().
+  using WriteHook = void (*)(void* context, Hpa address);
+  void on_write(WriteHook hook, void* context) {
+    write_hook_ = hook;
+    write_context_ = context;
+  }
+
   // Pages that hold data, for the memory budget.
   [[nodiscard]] std::uint64_t touched_pages() const { return touched_; }
 
@@ -54,6 +61,9 @@ class HostMemory {
 
   [[nodiscard]] const std::uint64_t* find(Hpa address) const;
   std::uint64_t& touch(Hpa address);
+  // Within memory; no hook.
+  void store64(Hpa address, std::uint64_t value);
+  void store32(Hpa address, std::uint32_t value);
   void notify(Hpa word_address);
 
   struct Hole {
@@ -64,6 +74,8 @@ class HostMemory {
   std::vector<Hole> holes_;
   std::vector<std::unique_ptr<Segment>> segments_;
   std::uint64_t touched_ = 0;
+  WriteHook write_hook_ = nullptr;
+  void* write_context_ = nullptr;
   std::unordered_map<std::uint64_t, std::function<void()>> watchers_;
 };
 

@@ -117,7 +117,13 @@ void TracePlayer::account(const TraceDma& dma, Picoseconds began, DmaResult resu
   statistics_.finished = calendar_.now();
 }
 
+void TracePlayer::reset_statistics() {
+  statistics_ = {};
+  statistics_.started = statistics_.finished = calendar_.now();
+}
+
 void TracePlayer::dma_over(const TraceDma& dma) {
+  if (meter_ != nullptr) ++meter_->completed;
   Mapping& mapping = mappings_[dma.map];
   --mapping.dmas_left;
   if (call_waits_ && awaited_map_ == dma.map && mapping.dmas_left == 0) {

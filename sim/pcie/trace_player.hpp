@@ -17,6 +17,7 @@
 #include "sim/pcie/dma_port.hpp"
 #include "sim/pcie/gate.hpp"
 #include "sim/pcie/trace.hpp"
+#include "sim/pcie/workload.hpp"
 
 namespace iommu {
 
@@ -69,6 +70,10 @@ class TracePlayer {
   void start();
   [[nodiscard]] bool is_done() const { return calls_done_ && next_dma_ == trace_.dmas.size() && in_flight_ == 0; }
   [[nodiscard]] const TracePlayerStatistics& statistics() const { return statistics_; }
+  // Since the last reset; `started` is then the time of the reset.
+  void reset_statistics();
+  // Counts DMAs there as well; outlives the player.
+  void connect(IoMeter& meter) { meter_ = &meter; }
   // The requester that DMAs carry; the trace's own unless set before start().
   void set_requester(RequesterId requester) { requester_ = requester; }
 
@@ -103,6 +108,7 @@ class TracePlayer {
   std::uint32_t awaited_map_ = 0;  // of the unmap call that waits
   bool call_waits_ = false;
   Signal dma_finished_;
+  IoMeter* meter_ = nullptr;
   Gate issue_;
   std::vector<Task<void>> tasks_;
 };

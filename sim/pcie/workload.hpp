@@ -2,6 +2,7 @@
 // Pure traffic: what a synthetic device would like to do next. No time, no state of the bus.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 
 #include "sim/base/rng.hpp"
@@ -14,6 +15,11 @@ struct DmaOperation {
   Iova address;
   Bytes length;
   Access access = Access::Read;
+};
+
+// Counts I/Os of all devices of a run as they complete, those that failed included.
+struct IoMeter {
+  std::uint64_t completed = 0;
 };
 
 class Workload {

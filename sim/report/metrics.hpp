@@ -59,7 +59,7 @@ inline constexpr std::array kMetrics{
   MetricRow{"time.measured",         "ns",     Better::Neither, Digits::Integer, Shown::InFiles, "Simulated time of the measured part"},
   MetricRow{"dma.throughput",        "Gb/s",   Better::Higher,  Digits::Two,     Shown::Always,  "Payload that devices moved, per simulated second"},
   MetricRow{"dma.transfers",         "1",      Better::Neither, Digits::Integer, Shown::InFiles, "Device-level DMA operations completed"},
-  MetricRow{"dma.bytes",             "B",      Better::Neither, Digits::Integer, Shown::InFiles, "Payload that devices moved"},
+  MetricRow{"dma.bytes",             "B",      Better::Neither, Digits::Integer, Shown::InFiles, "Bytes that devices moved by DMA, descriptors and completions included"},
   MetricRow{"dma.faults",            "1",      Better::Lower,   Digits::Integer, Shown::Always,  "DMA operations that the IOMMU refused in part or whole"},
   MetricRow{"dma.latency.mean",      "ns",     Better::Lower,   Digits::One,     Shown::Always,  "One DMA operation as the device sees it, mean"},
   MetricRow{"dma.latency.p50",       "ns",     Better::Lower,   Digits::One,     Shown::Always,  "the same, median"},
@@ -81,6 +81,8 @@ inline constexpr std::array kMetrics{
   MetricRow{"miss.cost.context",     "ns",     Better::Lower,   Digits::One,     Shown::Always,  "of the mean: reading device tables"},
   MetricRow{"miss.cost.stage1",      "ns",     Better::Lower,   Digits::One,     Shown::Always,  "of the mean: reading stage-1 entries"},
   MetricRow{"miss.cost.stage2",      "ns",     Better::Lower,   Digits::One,     Shown::Always,  "of the mean: reading stage-2 entries"},
+
+  MetricRow{"miss.cost.memory",      "ns",     Better::Lower,   Digits::One,     Shown::InFiles, "of the mean: waiting for the memory system to begin service"},
 
   MetricRow{"invalidation.commands",         "1",  Better::Lower,   Digits::Integer, Shown::Always,  "Commands that the unit executed, fences included"},
   MetricRow{"invalidation.commands_per_io",  "1",  Better::Lower,   Digits::Three,   Shown::Always,  "the same, per I/O"},
@@ -132,6 +134,7 @@ inline constexpr auto kCostKeys = [] {
 
 inline constexpr std::array kMetricFamilies{
   MetricFamily{"invalidation.commands", kCommandKinds,   "1",      Better::Lower,   Digits::Integer, "Commands executed, by kind"},
+  MetricFamily{"guest.commands",        kCommandKinds,   "1",      Better::Neither, Digits::Integer, "Commands that the guest gave its virtual unit, by kind"},
   MetricFamily{"trace.recorded",                kCommandKinds,   "1",      Better::Neither, Digits::Integer, "Invalidations that the recorded driver issued, by kind (compare invalidation.commands)"},
   MetricFamily{"walk.reads",                    kWalkParts,      "1",      Better::Lower,   Digits::Integer, "Memory reads of walks, by what was read"},
   MetricFamily{"cache.lookups",                 kCacheNames,     "1",      Better::Neither, Digits::Integer, "Lookups, by cache of the IOMMU"},

@@ -183,7 +183,6 @@ void add_invalidation(Rows<I>& rows) {
       word_type<Drain>({{"translations", Drain::Translations}, {"translations_and_dma", Drain::TranslationsAndDma}}),
       "what a fence waits for");
   rows.time("register_write_latency", &I::register_write_latency, "from the CPU's store to the register");
-  rows.time("register_read_latency", &I::register_read_latency, "of a register read, round trip");
 }
 
 const ObjectSchema<I>& iommu_schema() {

@@ -127,7 +127,6 @@ struct IommuPlatform {
   Row<Picoseconds> scan_entry;
   Row<Drain> drain;
   Row<Picoseconds> register_write_latency;
-  Row<Picoseconds> register_read_latency;
 };
 
 struct Platform {

@@ -30,6 +30,10 @@ class EmulatedViommu final : public VirtualIommu<xen::ShadowTranslation> {
     counters.refused_scans = translation().counters().refused_scans;
     return counters;
   }
+  void reset_counters() override {
+    VirtualIommu::reset_counters();
+    translation().reset_counters();
+  }
 };
 
 constexpr std::array kKeys{

@@ -77,6 +77,7 @@ class DmaStrategy {
   // What the device's addresses mean; for the warden.
   [[nodiscard]] virtual Addressing addressing() const { return Addressing::Mapped; }
   [[nodiscard]] virtual StrategyCounters counters() const { return {}; }
+  virtual void reset_counters() {}
   // Guest memory in I/O tables. Host tables, shadows included, are the hypervisor's.
   [[nodiscard]] virtual std::uint64_t guest_table_bytes() const { return 0; }
 };

@@ -43,10 +43,12 @@ class VirtualIommu : public DmaStrategy {
     counters.guest = unit_.commands();
     return counters;
   }
+  void reset_counters() override { unit_.reset_counters(); }
   [[nodiscard]] std::uint64_t guest_table_bytes() const override { return driver_.table_bytes(); }
 
  protected:
   [[nodiscard]] const Translation& translation() const { return translation_; }
+  [[nodiscard]] Translation& translation() { return translation_; }
 
  private:
   StrategyEnvironment environment_;

@@ -187,6 +187,7 @@ void PcieEndpoint::answered(std::uint64_t argument) {
 void PcieEndpoint::complete(EndpointOperation& operation) {
   operation.completed = calendar_.now();
   ++statistics_.operations;
+  statistics_.latency.add(operation.completed - operation.submitted);
   if (operation.faulted)
     ++statistics_.faulted;
   else

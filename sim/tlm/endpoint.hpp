@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "sim/base/calendar.hpp"
+#include "sim/base/histogram.hpp"
 #include "sim/pcie/dma_port.hpp"
 #include "sim/tlm/fifo.hpp"
 #include "sim/tlm/root_port.hpp"
@@ -61,6 +62,7 @@ struct EndpointStatistics {
   std::uint64_t refused = 0;        // operations of no bytes, or past the end of the address space
   std::uint64_t waits_for_tag = 0;  // times that an engine ran out of tags or completion room
   std::uint64_t waits_for_credit = 0;
+  Histogram latency;  // of operations: submission to completion
 };
 
 class PcieEndpoint final : public DmaPort {

@@ -20,6 +20,17 @@ class CountHistogram {
     ++count_;
     sum_ += n;
   }
+  void merge(const CountHistogram& other) {
+    for (std::size_t n = 0; n < bins_.size(); ++n) bins_[n] += other.bins_[n];
+    count_ += other.count_;
+    sum_ += other.sum_;
+  }
+  // 0 without samples; kMost: that many or more.
+  [[nodiscard]] std::size_t most() const {
+    std::size_t n = kMost;
+    while (n > 0 && bins_[n] == 0) --n;
+    return n;
+  }
   [[nodiscard]] std::uint64_t operator[](std::size_t n) const { return bins_[n]; }
   [[nodiscard]] std::uint64_t count() const { return count_; }
   [[nodiscard]] std::uint64_t sum() const { return sum_; }
@@ -129,6 +140,9 @@ struct IommuStatistics {
   std::map<const FaultRow*, std::uint64_t, FaultOrder> faults;
   std::uint64_t faulted = 0;
   InvalidationCounts invalidation;
+
+  // Adds another unit's counts.
+  void merge(const IommuStatistics& other);
 };
 
 }  // namespace iommu

@@ -30,6 +30,11 @@ void WorkloadDriver::start() {
   for (EndpointOperation& operation : operations_) issue(operation);
 }
 
+void WorkloadDriver::measure_from_now() {
+  result_ = {};
+  result_.began = calendar_.now();
+}
+
 void WorkloadDriver::issue(EndpointOperation& operation) {
   if (done_ || exhausted_) return;
   const auto next = workload_.next(rng_, calendar_.now());
@@ -58,6 +63,7 @@ void WorkloadDriver::operation_over(std::uint64_t index) {
   EndpointOperation& operation = operations_[index];
   --in_flight_;
   ++completed_;
+  if (meter_ != nullptr) ++meter_->completed;
   if (completed_ > parameters_.warmup && !done_) record(operation);
   if (completed_ == parameters_.warmup) {
     result_.began = calendar_.now();

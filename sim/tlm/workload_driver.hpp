@@ -48,6 +48,12 @@ class WorkloadDriver {
   // Called when the warm-up is over and when the measurement is: to reset and to sample statistics elsewhere.
   void on_window(std::function<void()> begins, std::function<void()> ends);
   void start();
+  // Forgets what was measured so far.
+  void measure_from_now();
+  // Takes no new operation from now on.
+  void stop() { done_ = true; }
+  // Counts operations there as well; outlives the driver.
+  void connect(IoMeter& meter) { meter_ = &meter; }
 
   // The measurement is complete; traffic stops, what is in flight runs out.
   [[nodiscard]] bool is_done() const { return done_; }
@@ -78,6 +84,7 @@ class WorkloadDriver {
   WorkloadResult result_;
   std::function<void()> begins_;
   std::function<void()> ends_;
+  IoMeter* meter_ = nullptr;
 };
 
 }  // namespace iommu

@@ -89,6 +89,7 @@ class QueueClient {
   Task<void> submit(CpuPort& cpu, std::vector<InvalidationScope> scopes, Fence fence);
 
   [[nodiscard]] const QueueCounters& counters() const { return counters_; }
+  void reset_counters() { counters_ = {}; }
   [[nodiscard]] const SpinLock& lock() const { return lock_; }
   // Slots in use as far as software knows.
   [[nodiscard]] std::uint32_t occupancy() const { return capacity_ - free_; }

@@ -98,6 +98,11 @@ void PhysicalUnit::release_tag(DomainTag tag) {
   tags_[tag.value()] = false;
 }
 
+void PhysicalUnit::reset_counters() {
+  submitted_ = {};
+  if (queue_) queue_->reset_counters();
+}
+
 std::uint64_t PhysicalUnit::table_pages() const { return tables_->pages(); }
 
 }  // namespace iommu::xen

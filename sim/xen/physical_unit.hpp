@@ -58,7 +58,7 @@ class PhysicalUnit {
   // From bring_up() on.
   [[nodiscard]] const QueueClient& queue() const { return *queue_; }
   [[nodiscard]] const InvalidationCounters& submitted() const { return submitted_; }
-  void reset_counters() { submitted_ = {}; }
+  void reset_counters();
   // Device tables and queue, in 4 KiB pages.
   [[nodiscard]] std::uint64_t table_pages() const;
 

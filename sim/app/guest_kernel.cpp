@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/app/guest_kernel.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "sim/base/check.hpp"
+
+namespace iommu {
+
+namespace {
+
+// Below it, guests keep what firmware left there.
+constexpr Bytes kFirmware = 1_MiB;
+
+xen::TrapTarget trap_target(const scenario::StrategySetting& strategy) {
+  const scenario::TrapTarget target =
+      strategy.kind == scenario::StrategyKind::Nested ? strategy.doorbell : strategy.placement;
+  return target == scenario::TrapTarget::Xen ? xen::TrapTarget::Xen : xen::TrapTarget::DeviceModel;
+}
+
+}  // namespace
+
+const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind) {
+  switch (kind) {
+    case scenario::StrategyKind::Passthrough:
+      return strategy::kPassthrough;
+    case scenario::StrategyKind::PvIommu:
+      return strategy::kPvIommu;
+    case scenario::StrategyKind::Nested:
+      return strategy::kNested;
+    case scenario::StrategyKind::EmulatedViommu:
+      break;
+  }
+  return strategy::kEmulatedViommu;
+}
+
+Guest::Guest(const GuestEnvironment& environment, const scenario::DomainSetting& setting,
+             const scenario::StrategySetting& strategy, xen::Domain& domain, std::vector<Vcpu*> cpus)
+    : environment_(environment),
+      setting_(setting),
+      strategy_setting_(strategy),
+      domain_(domain),
+      cpus_(std::move(cpus)) {}
+
+strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySetting& strategy) const {
+  return {.leaf_hint = setting_.dma_api.leaf_hint,
+          .deferred_flush = strategy.deferred_flush,
+          .arena_order = static_cast<std::uint32_t>(strategy.arena_order),
+          .max_contexts = static_cast<std::uint32_t>(strategy.max_contexts),
+          .trap_target = trap_target(strategy)};
+}
+
+guest::DmaApiOptions Guest::dma_api_options() const {
+  guest::DmaApiOptions options;
+  options.unmapping = setting_.dma_api.policy == scenario::DmaPolicy::Lazy ? guest::Unmapping::Lazy
+                                                                           : guest::Unmapping::Strict;
+  options.flush_queue_entries = static_cast<std::uint32_t>(setting_.dma_api.flush_queue_entries);
+  options.flush_timeout = setting_.dma_api.flush_timeout;
+  for (const AddressRange& fixed : environment_.family.fixed_inputs)
+    options.iova.reserved.push_back({fixed.first >> kPageLg2, (fixed.last - fixed.first + 1) >> kPageLg2});
+  return options;
+}
+
+// The kernel's own pages lie above those that recorded traces name. False: nothing is left for them.
+bool Guest::claim_pages(const std::vector<GuestDevice>& devices) {
+  Gfn first(Gpa(kFirmware.value()));
+  for (const GuestDevice& device : devices)
+    if (device.trace != nullptr) first = std::max(first, Gfn(Gpa(device.trace->highest_physical)) + 1);
+  const std::uint64_t end = setting_.memory.value() >> kPageLg2;
+  if (first.value() >= end) return false;
+  pages_ = std::make_unique<guest::GuestPages>(first, end - first.value());
+  for (const AddressRange& fixed : environment_.family.fixed_inputs)
+    pages_->exclude(Gfn(Gpa(fixed.first)), (fixed.last - fixed.first + 1) >> kPageLg2);
+  return true;
+}
+
+Task<std::string> Guest::boot(std::vector<GuestDevice> devices) {
+  const std::string who = "domain '" + setting_.name + "': ";
+  if (!claim_pages(devices))
+    co_return who + "its memory ends before what the trace uses, or leaves nothing for the kernel";
+  strategy_ = strategy_of(strategy_setting_.kind)
+                  .make({environment_.xen, environment_.hypercall, domain_, *pages_, environment_.family,
+                         environment_.host, strategy_options(strategy_setting_)});
+  const xen::Errno started = co_await strategy_->start(*cpus_.front());
+  if (started != xen::Errno::Ok)
+    co_return who + "cannot start " + strategy_setting_.label + " (error " + std::to_string(static_cast<int>(started)) +
+        ")";
+  for (const GuestDevice& device : devices) {
+    const std::string problem = co_await take(device);
+    if (!problem.empty()) co_return "device '" + device.setting.name + "': " + problem;
+  }
+  co_return std::string();
+}
+
+Task<std::string> Guest::take(GuestDevice device) {
+  Vcpu& cpu = *cpus_[device.setting.vcpu];
+  guest::DmaSpace* space = co_await strategy_->attach(cpu, device.setting.bdf);
+  if (space == nullptr) co_return "no DMA address space: out of memory, contexts or domain tags";
+  environment_.warden.add_device(device.setting.bdf, domain_.p2m, strategy_->addressing());
+  Attached attached;
+  attached.cpu = &cpu;
+  attached.api = std::make_unique<guest::DmaApi>(
+      device.setting.bdf, *space, environment_.warden, dma_api_options(),
+      static_cast<unsigned>(environment_.vcpus.vcpus().size()), &environment_.vcpus);
+  attached.run = make_device_run(device.setting, {.calendar = environment_.calendar,
+                                                  .vcpus = environment_.vcpus,
+                                                  .cpu = cpu,
+                                                  .api = *attached.api,
+                                                  .pages = *pages_,
+                                                  .endpoint = device.endpoint,
+                                                  .meter = environment_.meter,
+                                                  .seed = environment_.seed,
+                                                  .doorbell_latency = environment_.doorbell_latency,
+                                                  .trace = device.trace});
+  devices_.push_back(std::move(attached));
+  co_return co_await devices_.back().run->prepare();
+}
+
+void Guest::start() {
+  for (Attached& device : devices_) {
+    if (device.api->is_lazy()) {
+      device.flush_timer = device.api->run_flush_timer(*device.cpu);
+      device.flush_timer.start();
+    }
+    device.run->start();
+  }
+}
+
+bool Guest::is_over() const {
+  return std::ranges::all_of(devices_, [](const Attached& device) { return device.run->is_over(); });
+}
+
+void Guest::reset_statistics() {
+  for (Attached& device : devices_) device.run->reset_statistics();
+  for (Vcpu* cpu : cpus_) cpu->reset_statistics();
+  strategy_->reset_counters();
+  before_ = dma_api_since_boot();
+}
+
+void Guest::add_to(IoTotals& totals) const {
+  for (const Attached& device : devices_) device.run->add_to(totals);
+}
+
+Guest::DmaApiTotals Guest::dma_api_since_boot() const {
+  DmaApiTotals totals;
+  for (const Attached& device : devices_) {
+    const guest::DmaApi::Counters& c = device.api->counters();
+    totals.maps += c.maps;
+    totals.unmaps += c.unmaps;
+    totals.flushes += c.flushes_by_full_queue + c.flushes_by_timer + c.flushes_by_reuse;
+    totals.failures += c.failures;
+  }
+  return totals;
+}
+
+Guest::DmaApiTotals Guest::dma_api() const {
+  const DmaApiTotals now = dma_api_since_boot();
+  return {now.maps - before_.maps, now.unmaps - before_.unmaps, now.flushes - before_.flushes,
+          now.failures - before_.failures};
+}
+
+}  // namespace iommu

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/app/machine.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "sim/app/platform_parameters.hpp"
+
+namespace iommu {
+
+namespace {
+
+// Machine frames that nobody may have: what firmware keeps below 1 MiB.
+constexpr std::uint64_t kFirstFrame = 256;
+
+std::uint64_t frames_of(Bytes size) { return (size.value() >> kPageLg2) - kFirstFrame; }
+
+xen::DomainSetting domain_setting(const scenario::DomainSetting& d) {
+  xen::DomainSetting setting;
+  setting.name = d.name;
+  setting.memory = d.memory;
+  setting.backing =
+      d.p2m.layout == scenario::P2mLayout::Contiguous ? xen::Backing::Contiguous : xen::Backing::Fragmented;
+  setting.page_lg2 = static_cast<unsigned>(std::bit_width(d.p2m.page_size.value()) - 1);
+  return setting;
+}
+
+void add(MemoryCounts& to, const MemoryCounts& from) {
+  to.reads += from.reads;
+  to.writes += from.writes;
+  to.bytes += from.bytes;
+  to.llc_hits += from.llc_hits;
+  to.waited += from.waited;
+}
+
+}  // namespace
+
+Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySetting& strategy,
+                 const FamilyDescriptor& family)
+    : scenario_(scenario),
+      strategy_(strategy),
+      family_(family),
+      host_driver_(strategy_of(strategy.kind).host_driver(unit_features(scenario.platform.iommu))),
+      engine_("engine"),
+      host_(scenario.platform.memory.size.value),
+      memory_(engine_.calendar(), host_, memory_parameters(scenario.platform.memory)),
+      frames_(Mfn(kFirstFrame), frames_of(scenario.platform.memory.size.value)),
+      vcpus_(engine_.calendar(), host_, scenario.platform.costs),
+      boot_cpu_(vcpus_.add()) {
+  if (family.unsupported != nullptr)
+    if (const std::string why = family.unsupported(host_driver_.features); !why.empty())
+      throw std::runtime_error("family " + std::string(family.name) + ": " + why);
+  for (const AddressRange& fixed : family.fixed_inputs)
+    static_cast<void>(
+        frames_.reserve(Mfn(Hpa(fixed.first)), (fixed.last - fixed.first + 1) >> kPageLg2));  // devices never reach it
+  // A CPU's stores leave lines in the last-level cache, unless software must flush them for the walker.
+  if (host_driver_.features.coherent_walks)
+    host_.on_write([](void* memory, Hpa at) { static_cast<MemorySystem*>(memory)->touch_line(at); }, &memory_);
+  load_traces();
+  xen_ = std::make_unique<xen::Hypervisor>(
+      host_, frames_,
+      xen::HypervisorOptions{.coalesce = strategy.superpages ? Coalesce::Yes : Coalesce::No, .seed = scenario.seed});
+  hypercall_ = std::make_unique<xen::IommuOp>(
+      *xen_, strategy.deferred_flush ? xen::DeferredFlush::Offered : xen::DeferredFlush::Unavailable);
+  for (const scenario::IommuUnit& unit : scenario.topology.iommus)
+    add_unit(unit, host_driver_.features, memory_.add_port(unit.name));
+  add_root_ports();
+  add_endpoints();
+}
+
+// What is parked in the calendar points into everything else.
+Machine::~Machine() { engine_.calendar().clear(); }
+
+void Machine::load_traces() {
+  for (const scenario::DeviceSetting& device : scenario_.devices) {
+    if (device.workload.kind == scenario::WorkloadKind::Trace)
+      traces_.emplace_back(load_trace(device.workload.trace));
+    else
+      traces_.emplace_back(std::nullopt);
+  }
+}
+
+void Machine::add_unit(const scenario::IommuUnit& unit, const UnitFeatures& features, MemorySystem::Port& port) {
+  Unit u;
+  u.core = family_.make_core(features);
+  u.timed = std::make_unique<IommuUnit>(engine_.calendar(), *u.core, port, iommu_parameters(scenario_.platform.iommu),
+                                        mmio_parameters(scenario_.platform.iommu), scenario_.seed);
+  u.translation = std::make_unique<UnitTranslation>(*u.timed);
+  u.registers = std::make_unique<CpuMmioPort>(u.timed->registers());
+  xen_->add_unit({.name = unit.name, .family = &family_, .driver = host_driver_}, *u.registers);
+  units_.push_back(std::move(u));
+}
+
+void Machine::add_root_ports() {
+  const RootPortParameters parameters = root_port_parameters(scenario_.platform.pcie);
+  for (const scenario::RootPort& port : scenario_.topology.root_ports) {
+    const auto unit = std::ranges::find_if(scenario_.topology.iommus, [&](const scenario::IommuUnit& u) {
+      return std::ranges::find(u.covers, port.name) != u.covers.end();
+    });
+    if (unit == scenario_.topology.iommus.end())
+      throw std::runtime_error("root port '" + port.name + "' is behind no IOMMU");
+    const auto index = static_cast<std::size_t>(unit - scenario_.topology.iommus.begin());
+    root_ports_.push_back(std::make_unique<PcieRootPort>(engine_.calendar(), *units_[index].translation,
+                                                         memory_.add_port(port.name), parameters, &warden_));
+  }
+}
+
+void Machine::add_endpoints() {
+  for (const scenario::DeviceSetting& device : scenario_.devices) {
+    Picoseconds latency;
+    for (const std::size_t s : device.switch_path) latency += scenario_.topology.switches[s].latency;
+    endpoints_.push_back(std::make_unique<PcieEndpoint>(engine_.calendar(), *root_ports_[device.root_port_index],
+                                                        endpoint_parameters(scenario_.platform.pcie, latency)));
+  }
+}
+
+std::vector<Vcpu*> Machine::add_vcpus(std::uint64_t count) {
+  std::vector<Vcpu*> cpus;
+  for (std::uint64_t i = 0; i < count; ++i) cpus.push_back(&vcpus_.add());
+  return cpus;
+}
+
+void Machine::boot() {
+  boot_ = bring_up();
+  boot_.start();
+  engine_.run_while([this] { return !boot_.done(); });
+  if (!boot_.done()) throw std::runtime_error("the machine does not come up: " + waits());
+  if (const std::string problem = boot_.result(); !problem.empty()) throw std::runtime_error(problem);
+}
+
+Task<std::string> Machine::bring_up() {
+  const xen::Errno up = co_await xen_->bring_up(boot_cpu_);
+  if (up != xen::Errno::Ok) co_return "no host memory for the IOMMUs' own tables";
+  // All vCPUs exist before the first guest sizes its per-CPU caches.
+  std::vector<std::vector<Vcpu*>> cpus;
+  for (const scenario::DomainSetting& domain : scenario_.domains) cpus.push_back(add_vcpus(domain.vcpus));
+  for (std::size_t i = 0; i < scenario_.domains.size(); ++i) {
+    xen::Domain* domain = xen_->create_domain(domain_setting(scenario_.domains[i]));
+    if (domain == nullptr)
+      co_return "domain '" + scenario_.domains[i].name + "': not enough host memory, or no domain tag left";
+    guests_.push_back(std::make_unique<Guest>(
+        GuestEnvironment{.calendar = engine_.calendar(),
+                         .vcpus = vcpus_,
+                         .warden = warden_,
+                         .meter = meter_,
+                         .xen = *xen_,
+                         .hypercall = *hypercall_,
+                         .family = family_,
+                         .host = unit_features(scenario_.platform.iommu),
+                         .seed = scenario_.seed,
+                         .doorbell_latency = scenario_.platform.pcie.propagation.value},
+        scenario_.domains[i], strategy_, *domain, std::move(cpus[i])));
+    const std::string problem = co_await build_domain(i);
+    if (!problem.empty()) co_return problem;
+  }
+  co_return std::string();
+}
+
+Task<std::string> Machine::build_domain(std::size_t index) {
+  xen::Domain& domain = *xen_->domains()[index];
+  std::vector<GuestDevice> devices;
+  for (std::size_t d = 0; d < scenario_.devices.size(); ++d) {
+    const scenario::DeviceSetting& setting = scenario_.devices[d];
+    if (setting.domain_index != index) continue;
+    xen::DeviceSetting device;
+    device.requester = setting.bdf;
+    device.unit = setting.iommu_index;
+    const xen::Errno assigned = co_await xen_->assign_device(boot_cpu_, domain, device);
+    if (assigned != xen::Errno::Ok) co_return "device '" + setting.name + "' cannot be assigned to its domain";
+    devices.push_back({setting, *endpoints_[d], traces_[d] ? &*traces_[d] : nullptr});
+  }
+  co_return co_await guests_[index]->boot(std::move(devices));
+}
+
+void Machine::start() {
+  for (const auto& guest : guests_) guest->start();
+}
+
+bool Machine::is_over() const {
+  return std::ranges::all_of(guests_, [](const auto& guest) { return guest->is_over(); });
+}
+
+void Machine::reset_statistics() {
+  for (const Unit& unit : units_) unit.timed->reset_statistics();
+  for (const auto& port : root_ports_) port->reset_statistics();
+  for (const auto& endpoint : endpoints_) endpoint->reset_statistics();
+  for (std::size_t u = 0; u < xen_->units(); ++u) xen_->unit(u).reset_counters();
+  for (const auto& guest : guests_) guest->reset_statistics();
+  hypercall_->reset_counters();
+  warden_.reset_counts();
+  memory_before_ = memory_counts_since_start();
+}
+
+std::string Machine::waits() const {
+  std::string text;
+  for (const auto& cpu : vcpus_.vcpus()) {
+    const std::string what = cpu->waits_for();
+    if (!what.empty()) text += (text.empty() ? "" : "; ") + ("vCPU " + std::to_string(cpu->id().value())) + ": " + what;
+  }
+  return text.empty() ? "nothing is left to happen" : text;
+}
+
+IommuStatistics Machine::iommu_statistics() const {
+  IommuStatistics sum;
+  for (const Unit& unit : units_) sum.merge(unit.timed->statistics());
+  return sum;
+}
+
+EndpointStatistics Machine::endpoint_statistics() const {
+  EndpointStatistics sum;
+  for (const auto& endpoint : endpoints_) {
+    const EndpointStatistics& s = endpoint->statistics();
+    sum.operations += s.operations;
+    sum.bytes += s.bytes;
+    sum.faulted += s.faulted;
+    sum.latency.merge(s.latency);
+  }
+  return sum;
+}
+
+MemoryCounts Machine::memory_counts_since_start() const {
+  MemoryCounts sum;
+  for (const MemoryCounts& kind : memory_.total()) add(sum, kind);
+  return sum;
+}
+
+MemoryCounts Machine::memory_counts() const {
+  MemoryCounts counts = memory_counts_since_start();
+  counts.reads -= memory_before_.reads;
+  counts.writes -= memory_before_.writes;
+  counts.bytes -= memory_before_.bytes;
+  counts.llc_hits -= memory_before_.llc_hits;
+  return counts;
+}
+
+Histogram Machine::fence_wait() const {
+  Histogram sum;
+  for (std::size_t u = 0; u < xen_->units(); ++u) sum.merge(xen_->unit(u).queue().counters().fence_wait);
+  return sum;
+}
+
+}  // namespace iommu

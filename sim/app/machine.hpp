@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The simulated machine of one run: memory, IOMMUs, root ports, endpoints and vCPUs as platform and topology say, Xen on
+// them, and a guest per domain. At most one per process, as SystemC elaborates once.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "sim/app/guest_kernel.hpp"
+#include "sim/tlm/cpu_mmio_port.hpp"
+#include "sim/tlm/engine.hpp"
+#include "sim/tlm/unit_translation.hpp"
+
+namespace iommu {
+
+class Machine {
+ public:
+  // `scenario` outlives the machine. Throws std::runtime_error with one line.
+  Machine(const scenario::Scenario& scenario, const scenario::StrategySetting& strategy,
+          const FamilyDescriptor& family);
+  ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  // Xen comes up, domains are built, guests boot and take their devices. Throws std::runtime_error with one line.
+  void boot();
+  // Drivers and devices begin.
+  void start();
+  // Nothing but timers is left to happen.
+  [[nodiscard]] bool is_over() const;
+  // A measurement begins: everything counts from zero, caches and mappings stay.
+  void reset_statistics();
+
+  [[nodiscard]] Engine& engine() { return engine_; }
+  [[nodiscard]] const Calendar& calendar() { return engine_.calendar(); }
+  [[nodiscard]] std::uint64_t completed_ios() const { return meter_.completed; }
+  // What the vCPUs wait for, for the message of a run that does not end.
+  [[nodiscard]] std::string waits() const;
+
+  // For the report.
+  [[nodiscard]] const scenario::Scenario& scenario() const { return scenario_; }
+  [[nodiscard]] const std::vector<std::unique_ptr<Guest>>& guests() const { return guests_; }
+  [[nodiscard]] IommuStatistics iommu_statistics() const;
+  [[nodiscard]] EndpointStatistics endpoint_statistics() const;
+  [[nodiscard]] MemoryCounts memory_counts() const;
+  [[nodiscard]] Histogram fence_wait() const;
+  [[nodiscard]] const xen::Hypervisor& xen() const { return *xen_; }
+  [[nodiscard]] const xen::IommuOp& hypercall() const { return *hypercall_; }
+  [[nodiscard]] const strategy::Warden& warden() const { return warden_; }
+  [[nodiscard]] const std::vector<std::optional<Trace>>& traces() const { return traces_; }
+
+ private:
+  // One IOMMU with everything in front of it and behind it.
+  struct Unit {
+    std::unique_ptr<IommuCore> core;
+    std::unique_ptr<IommuUnit> timed;
+    std::unique_ptr<UnitTranslation> translation;
+    std::unique_ptr<CpuMmioPort> registers;
+  };
+  void add_unit(const scenario::IommuUnit& unit, const UnitFeatures& features, MemorySystem::Port& port);
+  void add_root_ports();
+  void add_endpoints();
+  void load_traces();
+  Task<std::string> bring_up();
+  Task<std::string> build_domain(std::size_t index);
+  [[nodiscard]] std::vector<Vcpu*> add_vcpus(std::uint64_t count);
+  [[nodiscard]] MemoryCounts memory_counts_since_start() const;
+
+  const scenario::Scenario& scenario_;
+  const scenario::StrategySetting& strategy_;
+  const FamilyDescriptor& family_;
+  DriverOptions host_driver_;
+
+  Engine engine_;
+  HostMemory host_;
+  MemorySystem memory_;
+  FrameAllocator frames_;
+  Vcpus vcpus_;
+  Vcpu& boot_cpu_;
+  strategy::Warden warden_;
+  IoMeter meter_;
+  std::vector<std::optional<Trace>> traces_;  // by device
+  std::vector<Unit> units_;
+  std::vector<std::unique_ptr<PcieRootPort>> root_ports_;
+  std::vector<std::unique_ptr<PcieEndpoint>> endpoints_;  // by device
+  std::unique_ptr<xen::Hypervisor> xen_;
+  std::unique_ptr<xen::IommuOp> hypercall_;
+  std::vector<std::unique_ptr<Guest>> guests_;
+  Task<std::string> boot_;
+  MemoryCounts memory_before_;
+};
+
+}  // namespace iommu

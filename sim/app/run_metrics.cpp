@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sim/app/run_metrics.hpp"
+
+#include <array>
+#include <string>
+
+namespace iommu {
+
+namespace {
+
+double per(double amount, double of) { return of == 0 ? 0 : amount / of; }
+double as_double(std::uint64_t n) { return static_cast<double>(n); }
+
+// What the guests' vCPUs did, all together.
+struct CpuTotals {
+  VcpuTimes times;
+  CostCounts counts;
+  std::size_t vcpus = 0;
+};
+
+CpuTotals cpu_totals(const Machine& machine) {
+  CpuTotals totals;
+  for (const auto& guest : machine.guests())
+    for (const Vcpu* cpu : guest->cpus()) {
+      const VcpuTimes times = cpu->times();
+      totals.times.charged += times.charged;
+      totals.times.spinning += times.spinning;
+      totals.times.polling += times.polling;
+      for (const CostName& cost : kCostNames) totals.counts.add(cost.id, cpu->counts()[cost.id]);
+      ++totals.vcpus;
+    }
+  return totals;
+}
+
+void set_io(RunResult& r, const IoTotals& io, Picoseconds measured) {
+  const double seconds = to_seconds(measured);
+  r.set("io.count", as_double(io.ios));
+  r.set("io.rate", per(as_double(io.ios), seconds));
+  r.set_latency("io.latency.mean", "io.latency.p50", "io.latency.p99", io.latency);
+  r.set("time.measured", to_ns(measured));
+  r.set("dma.throughput", per(as_double(io.payload_bytes) * 8e-9, seconds));
+}
+
+void set_dma(RunResult& r, const EndpointStatistics& dma) {
+  r.set("dma.transfers", as_double(dma.operations));
+  r.set("dma.bytes", as_double(dma.bytes));
+  r.set("dma.faults", as_double(dma.faulted));
+  r.set_latency("dma.latency.mean", "dma.latency.p50", "dma.latency.p99", dma.latency);
+}
+
+void set_translation(RunResult& r, const IommuStatistics& s, Picoseconds measured) {
+  r.set("iotlb.lookups", as_double(s.lookups));
+  r.set("iotlb.misses", as_double(s.misses));
+  r.set("iotlb.miss_ratio", per(as_double(s.misses), as_double(s.lookups)));
+  r.set("iotlb.merged", as_double(s.merges));
+  r.set("walk.count", as_double(s.walks));
+  r.set("walk.reads_per_miss", s.reads_per_miss.mean());
+  r.set("walk.reads_max", as_double(s.reads_per_miss.most()));
+  r.set("walk.rate", per(as_double(s.walks), to_seconds(measured)));
+  r.set("walk.fills_dropped", as_double(s.iotlb.fills_dropped));
+  r.set({"walk.reads", "context"}, as_double(s.context_reads_per_miss.sum()));
+  r.set({"walk.reads", "stage1"}, as_double(s.stage1_reads_per_miss.sum()));
+  r.set({"walk.reads", "stage2"}, as_double(s.stage2_reads_per_miss.sum()));
+  r.set_latency("miss.cost.mean", "miss.cost.p50", "miss.cost.p99", s.miss_cost);
+  r.set("miss.cost.queue", s.miss_queue.mean_ps() / 1000);
+  r.set("miss.cost.context", s.miss_context.mean_ps() / 1000);
+  r.set("miss.cost.stage1", s.miss_stage1.mean_ps() / 1000);
+  r.set("miss.cost.stage2", s.miss_stage2.mean_ps() / 1000);
+  r.set("miss.cost.memory", s.miss_memory.mean_ps() / 1000);
+}
+
+CacheCounts sum_of(const std::array<CacheCounts, 5>& levels) {
+  CacheCounts sum;
+  for (const CacheCounts& level : levels) {
+    sum.hits += level.hits;
+    sum.misses += level.misses;
+  }
+  return sum;
+}
+
+void set_caches(RunResult& r, const IommuStatistics& s) {
+  const std::array<CacheCounts, kCacheNames.size()> caches{s.contexts, sum_of(s.stage1_walk_cache),
+                                                           sum_of(s.stage2_walk_cache), s.stage2_leaf_cache, s.iotlb};
+  for (std::size_t i = 0; i < caches.size(); ++i) {
+    r.set({"cache.lookups", kCacheNames[i]}, as_double(caches[i].hits + caches[i].misses));
+    r.set({"cache.hits", kCacheNames[i]}, as_double(caches[i].hits));
+  }
+}
+
+void set_invalidation(RunResult& r, const IommuStatistics& s, const Histogram& fence_wait, double ios) {
+  const InvalidationCounts& i = s.invalidation;
+  r.set("invalidation.commands", as_double(i.commands));
+  r.set("invalidation.commands_per_io", per(as_double(i.commands), ios));
+  r.set("invalidation.bytes", as_double(i.bytes));
+  r.set("invalidation.fence_wait.mean", fence_wait.mean_ps() / 1000);
+  r.set("invalidation.fence_wait.p99", to_ns(fence_wait.percentile(0.99)));
+  r.set("invalidation.entries_removed", as_double(s.iotlb.erased));
+  r.set("invalidation.induced_misses", as_double(i.induced_misses));
+  for (std::size_t kind = 0; kind < kInvalidationClasses; ++kind)
+    r.set({"invalidation.commands", kCommandKinds[kind]}, as_double(i.scopes[kind]));
+  r.set({"invalidation.commands", "fence"}, as_double(i.fences));
+}
+
+// In the order of kCommandKinds.
+std::array<std::uint64_t, kCommandKinds.size()> by_kind(const xen::InvalidationCounters& c) {
+  return {c.context,      c.process_context, c.iotlb_page,      c.iotlb_domain,
+          c.iotlb_global, c.device_tlb,      c.interrupt_entry, c.fence};
+}
+
+void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
+  strategy::StrategyCounters sum;
+  std::array<std::uint64_t, kCommandKinds.size()> guest_commands{};
+  std::uint64_t guest_tables = 0;
+  for (const auto& guest : machine.guests()) {
+    const strategy::StrategyCounters c = guest->strategy().counters();
+    sum.traps.doorbell += c.traps.doorbell;
+    sum.traps.register_access += c.traps.register_access;
+    sum.traps.device_model += c.traps.device_model;
+    const auto kinds = by_kind(c.guest);
+    for (std::size_t i = 0; i < kinds.size(); ++i) guest_commands[i] += kinds[i];
+    guest_tables += guest->strategy().guest_table_bytes();
+  }
+  r.set("hypervisor.exits", as_double(sum.traps.total()));
+  r.set("hypervisor.exits_per_io", per(as_double(sum.traps.total()), ios));
+  r.set({"hypervisor.exits", "doorbell"}, as_double(sum.traps.doorbell));
+  r.set({"hypervisor.exits", "register"}, as_double(sum.traps.register_access));
+  r.set({"hypervisor.exits", "device_model"}, as_double(sum.traps.device_model));
+  for (std::size_t i = 0; i < kCommandKinds.size(); ++i)
+    r.set({"guest.commands", kCommandKinds[i]}, as_double(guest_commands[i]));
+  r.set("memory.table_bytes", as_double(machine.xen().table_bytes() + guest_tables));
+
+  using xen::abi::Subop;
+  const xen::IommuOp::Counters& h = machine.hypercall().counters();
+  r.set("hypervisor.hypercalls", as_double(h.total()));
+  r.set("hypervisor.hypercalls_per_io", per(as_double(h.total()), ios));
+  constexpr std::array kSubops{Subop::QueryCapabilities, Subop::Init,     Subop::AllocContext, Subop::FreeContext,
+                               Subop::ReattachDevice,    Subop::MapPages, Subop::UnmapPages};
+  for (std::size_t i = 0; i < kSubops.size(); ++i)
+    r.set({"hypervisor.hypercalls", kHypercallNames[i]}, as_double(h.of(kSubops[i])));
+  r.set({"hypervisor.hypercalls", "flush"}, as_double(h.flush_context));
+}
+
+void set_guest(RunResult& r, const Machine& machine) {
+  Guest::DmaApiTotals sum;
+  for (const auto& guest : machine.guests()) {
+    const Guest::DmaApiTotals d = guest->dma_api();
+    sum.maps += d.maps;
+    sum.unmaps += d.unmaps;
+    sum.flushes += d.flushes;
+    sum.failures += d.failures;
+  }
+  r.set("guest.maps", as_double(sum.maps));
+  r.set("guest.unmaps", as_double(sum.unmaps));
+  r.set("guest.flushes", as_double(sum.flushes));
+  if (sum.failures != 0) r.failures.push_back(std::to_string(sum.failures) + " calls of the DMA API failed");
+}
+
+void set_cpu(RunResult& r, const Machine& machine, Picoseconds measured, double ios) {
+  const CpuTotals cpu = cpu_totals(machine);
+  const std::uint64_t hertz = machine.scenario().platform.cpu.frequency.value.value();
+  const auto cycles_per_io = [&](Picoseconds time) { return per(cycles(time, hertz), ios); };
+  const Picoseconds all = measured * static_cast<std::int64_t>(cpu.vcpus);
+  r.set("cpu.cycles_per_io", cycles_per_io(cpu.times.busy()));
+  r.set("cpu.utilisation", per(static_cast<double>(cpu.times.busy().value()), static_cast<double>(all.value())));
+  r.set("lock.contended", as_double(cpu.counts[CostId::LockHandover]));
+  for (const CostName& cost : kCostNames) {
+    const Picoseconds row = machine.scenario().platform.costs[cost.id].time;
+    r.set({"cpu.cycles_per_io", cost.key}, cycles_per_io(row * static_cast<std::int64_t>(cpu.counts[cost.id])));
+  }
+  r.set({"cpu.wait_cycles_per_io", "locks"}, cycles_per_io(cpu.times.spinning));
+  r.set({"cpu.wait_cycles_per_io", "fences"}, cycles_per_io(cpu.times.polling));
+  r.set({"cpu.wait_cycles_per_io", "idle"}, cycles_per_io(all - cpu.times.busy()));
+  r.set_costs(machine.scenario().platform.costs, cpu.counts);
+}
+
+void set_memory(RunResult& r, const MemoryCounts& m) {
+  r.set("memory.reads", as_double(m.reads));
+  r.set("memory.llc_hit_ratio", per(as_double(m.llc_hits), as_double(m.reads + m.writes)));
+}
+
+void set_trace(RunResult& r, const Machine& machine) {
+  RecordedInvalidations sum;
+  std::uint64_t skipped = 0;
+  bool has_trace = false;
+  for (const auto& trace : machine.traces()) {
+    if (!trace) continue;
+    has_trace = true;
+    sum.context += trace->recorded.context;
+    sum.iotlb_page += trace->recorded.iotlb_page;
+    sum.iotlb_domain += trace->recorded.iotlb_domain;
+    sum.iotlb_global += trace->recorded.iotlb_global;
+    sum.device_tlb += trace->recorded.device_tlb;
+    sum.interrupt_entry += trace->recorded.interrupt_entry;
+    sum.fence += trace->recorded.fence;
+    for (const std::uint64_t dropped : trace->dropped) skipped += dropped;
+  }
+  if (!has_trace) return;
+  r.set("trace.skipped", as_double(skipped));
+  r.set({"trace.recorded", "context"}, as_double(sum.context));
+  r.set({"trace.recorded", "iotlb_page"}, as_double(sum.iotlb_page));
+  r.set({"trace.recorded", "iotlb_domain"}, as_double(sum.iotlb_domain));
+  r.set({"trace.recorded", "iotlb_global"}, as_double(sum.iotlb_global));
+  r.set({"trace.recorded", "device_tlb"}, as_double(sum.device_tlb));
+  r.set({"trace.recorded", "interrupt_entry"}, as_double(sum.interrupt_entry));
+  r.set({"trace.recorded", "fence"}, as_double(sum.fence));
+}
+
+void set_warden(RunResult& r, const strategy::WardenReport& w) {
+  r.warden = {w.checked, w.stale, w.violations, to_ns(w.exposure_max)};
+  r.set("warden.checked", as_double(w.checked));
+  r.set("warden.stale", as_double(w.stale));
+  r.set("warden.violations", as_double(w.violations));
+  r.set("warden.exposure_max", to_ns(w.exposure_max));
+  r.set("warden.exposure_mean", w.exposure_mean_ps / 1000);
+  if (w.violations != 0)
+    r.failures.push_back("warden: " + std::to_string(w.violations) + " violations, the first: " +
+                         (w.first_violation ? w.first_violation->describe() : std::string("unknown")));
+}
+
+}  // namespace
+
+RunResult collect_metrics(const Machine& machine, Picoseconds measured) {
+  RunResult r;
+  IoTotals io;
+  for (const auto& guest : machine.guests()) guest->add_to(io);
+  const auto ios = as_double(io.ios);
+  const IommuStatistics translation = machine.iommu_statistics();
+  set_io(r, io, measured);
+  set_dma(r, machine.endpoint_statistics());
+  set_translation(r, translation, measured);
+  set_caches(r, translation);
+  set_invalidation(r, translation, machine.fence_wait(), ios);
+  set_hypervisor(r, machine, ios);
+  set_guest(r, machine);
+  set_cpu(r, machine, measured, ios);
+  set_memory(r, machine.memory_counts());
+  set_trace(r, machine);
+  set_warden(r, machine.warden().report());
+  if (io.failed != 0) r.failures.push_back(std::to_string(io.failed) + " I/Os failed");
+  for (const auto& guest : machine.guests())
+    if (guest->domain().crashed) r.failures.push_back("Xen crashed domain '" + guest->setting().name + "'");
+  return r;
+}
+
+}  // namespace iommu
