@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "models/vtd/family.hpp"
 
+#include <array>
 #include <memory>
 
 #include "models/vtd/capabilities.hpp"
@@ -12,6 +13,9 @@
 namespace iommu::vtd {
 
 namespace {
+
+// Interrupt requests. [VTD 4.1 §3.14]
+constexpr std::array kFixedInputs{AddressRange{kInterruptFirst, kInterruptLast}};
 
 constexpr FamilyDescriptor kFamily{
     .name = "vtd",
@@ -25,6 +29,7 @@ constexpr FamilyDescriptor kFamily{
     .fault_rows = kFaultRows,
     .command_rows = kCommandRows,
     .mmio_bytes = kComposedRegisterBytes,
+    .fixed_inputs = kFixedInputs,
     .unsupported = unsupported,
     .vectors = &kVectorFamily,
 };

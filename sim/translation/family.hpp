@@ -52,6 +52,8 @@ struct FamilyDescriptor {
   std::span<const FaultRow> fault_rows;
   std::span<const CommandRow> command_rows;
   std::uint64_t mmio_bytes = 4096;
+  // Input addresses that no table translates, in any context (interrupt messages): software never maps them.
+  std::span<const AddressRange> fixed_inputs;
   // Why features cannot be combined on this family, for scenario errors; empty when they can.
   std::string (*unsupported)(const UnitFeatures&) = nullptr;
   // How recorded translations of this family are replayed; null when there are none.
