@@ -112,10 +112,53 @@ Capabilities::Capabilities(const Identity& id)
       rid_pasid(get<kEcap, "RPS">(id.ecap) != 0),
       rid_privilege(get<kEcap, "RPRIVS">(id.ecap) != 0),
       abort_mode(get<kEcap, "ADMS">(id.ecap) != 0),
-      interrupt_remapping(get<kEcap, "IR">(id.ecap) != 0) {}
+      interrupt_remapping(get<kEcap, "IR">(id.ecap) != 0),
+      pasids(get<kEcap, "PASID">(id.ecap) != 0),
+      page_requests(get<kEcap, "PRS">(id.ecap) != 0),
+      memory_types(get<kEcap, "MTS">(id.ecap) != 0) {}
 
 // AW 4 (six levels) was withdrawn: the walker's formats end at five.
 bool Capabilities::supports_width(std::uint64_t aw) const { return aw <= kAw57 && (address_widths >> aw & 1) != 0; }
+
+namespace {
+
+struct OptionalField {
+  std::size_t word = 0;
+  std::uint64_t mask = 0;
+  bool Capabilities::* supported = nullptr;
+};
+template <const auto& kLayout, FieldName kName>
+consteval OptionalField optional(bool Capabilities::* supported) {
+  return {field_of<kLayout, kName>.word(), field_of<kLayout, kName>.mask(), supported};
+}
+
+constexpr std::array kOptionalContextFields{
+    optional<kScalableContextEntry, "DTE">(&Capabilities::device_tlb),
+    optional<kScalableContextEntry, "PASIDE">(&Capabilities::pasids),
+    optional<kScalableContextEntry, "PRE">(&Capabilities::page_requests),
+    optional<kScalableContextEntry, "RID_PRIV">(&Capabilities::rid_privilege),
+};
+constexpr std::array kOptionalProcessFields{
+    optional<kPasidEntry, "SSADE">(&Capabilities::second_stage_marks),
+    optional<kPasidEntry, "PWSNP">(&Capabilities::walk_snoop),
+    optional<kPasidEntry, "PGSNP">(&Capabilities::snoop_control),
+    optional<kPasidEntry, "CD">(&Capabilities::memory_types),
+    optional<kPasidEntry, "EMTE">(&Capabilities::memory_types),
+    optional<kPasidEntry, "PAT">(&Capabilities::memory_types),
+    optional<kPasidEntry, "SRE">(&Capabilities::supervisor_requests),
+    optional<kPasidEntry, "EAFE">(&Capabilities::extended_accessed),
+};
+
+}  // namespace
+
+ReservedBits::ReservedBits(const Capabilities& capabilities) {
+  for (std::size_t i = 0; i < context.size(); ++i) context[i] = kScalableContextEntry.must_be_zero_mask(i);
+  for (std::size_t i = 0; i < process.size(); ++i) process[i] = kPasidEntry.must_be_zero_mask(i);
+  for (const OptionalField& field : kOptionalContextFields)
+    if (!(capabilities.*field.supported)) context[field.word] |= field.mask;
+  for (const OptionalField& field : kOptionalProcessFields)
+    if (!(capabilities.*field.supported)) process[field.word] |= field.mask;
+}
 
 static_assert(kWidthOfAw0 == 30, "AW 0 translates 30 bits");
 

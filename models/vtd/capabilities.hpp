@@ -2,6 +2,7 @@
 // What one remapping unit can do: the capability registers, decoded once, or composed from what a scenario asks for.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -45,8 +46,24 @@ struct Capabilities {
   bool device_tlb, pass_through, snoop_control, nested, scalable, first_stage, second_stage;
   bool supervisor_requests, extended_accessed, second_stage_marks, walk_snoop, rid_pasid, rid_privilege, abort_mode;
   bool interrupt_remapping;
+  bool pasids, page_requests, memory_types;
 
   [[nodiscard]] bool supports_width(std::uint64_t aw) const;
 };
+
+// Bits of scalable-mode structures that must be zero: the reserved ones, and fields whose capability is absent, which
+// hardware takes for reserved. [§9.4, §9.6]
+struct ReservedBits {
+  explicit ReservedBits(const Capabilities& capabilities);
+  std::array<std::uint64_t, 4> context{};
+  std::array<std::uint64_t, 8> process{};
+};
+template <std::size_t N>
+[[nodiscard]] constexpr bool violates(const std::array<std::uint64_t, N>& reserved,
+                                      const std::array<std::uint64_t, N>& entry) {
+  std::uint64_t set = 0;
+  for (std::size_t i = 0; i < N; ++i) set |= reserved[i] & entry[i];
+  return set != 0;
+}
 
 }  // namespace iommu::vtd

@@ -2,7 +2,7 @@
 // From a requester to its context: root, context, PASID-directory and PASID-table entries. [§3.4, §9.1 to §9.6]
 //
 // Each entry is checked in the order read, present, reserved, programming. FPD counts whether or not its entry is
-// present. Fields whose capability is absent are ignored.
+// present.
 #include <algorithm>
 #include <utility>
 
@@ -88,7 +88,9 @@ Task<ContextResult> Core::find_legacy_context(TranslationRequest request, Memory
   context.domain = DomainTag(static_cast<std::uint32_t>(get<kContextEntry, "DID">(entry.words)));
   context.stage2 = {get<kContextEntry, "SSPTPTR">(entry.words) << kPageLg2, top_level_of_aw(aw)};
   context.family_bits = pack<kDecoded>({
-      {"input_bits", std::min(capabilities_.max_input_bits, bits_of_aw(aw))},
+      // Pass-through is not paged: only the host's width bounds it. [§3.9]
+      {"input_bits", type == TranslationType::PassThrough ? capabilities_.host_address_bits
+                                                          : std::min(capabilities_.max_input_bits, bits_of_aw(aw))},
       {"device_tlb", type == TranslationType::DeviceTlb ? 1U : 0U},
   });
   context.faults_suppressed = recording == Recording::Disabled;
@@ -101,7 +103,7 @@ Task<ContextResult> Core::find_legacy_context(TranslationRequest request, Memory
 const FaultRow* Core::check_scalable(const TranslationRequest& request, const std::array<std::uint64_t, 4>& entry,
                                      Pasid pasid) const {
   if (get<kScalableContextEntry, "P">(entry) == 0) return kFault<"SCT.2">;
-  if (kScalableContextEntry.violates_reserved(entry) || beyond_host(get<kScalableContextEntry, "PASIDDIRPTR">(entry)))
+  if (violates(reserved_.context, entry) || beyond_host(get<kScalableContextEntry, "PASIDDIRPTR">(entry)))
     return kFault<"SCT.3">;
   if (request.type != AddressType::Untranslated && get<kScalableContextEntry, "DTE">(entry) == 0)
     return kFault<"SCT.5">;
@@ -137,7 +139,7 @@ const FaultRow* Core::check_process(const std::array<std::uint64_t, 8>& entry) c
   const bool first = type == PasidTranslation::FirstStage || nested;
   const bool second = type == PasidTranslation::SecondStage || nested;
   // A pointer that the translation type does not use is ignored; FSPTPTR is guest-physical under nesting.
-  if (kPasidEntry.violates_reserved(entry) || (second && beyond_host(get<kPasidEntry, "SSPTPTR">(entry))) ||
+  if (violates(reserved_.process, entry) || (second && beyond_host(get<kPasidEntry, "SSPTPTR">(entry))) ||
       (type == PasidTranslation::FirstStage && beyond_host(get<kPasidEntry, "FSPTPTR">(entry))))
     return kFault<"SPT.3">;
   const bool supported = (type == PasidTranslation::FirstStage && capabilities_.first_stage) ||
@@ -170,16 +172,17 @@ Context Core::decode_process(const std::array<std::uint64_t, 8>& entry, Pasid pa
                  : first         ? ContextKind::Stage1
                  : second        ? ContextKind::Stage2
                                  : ContextKind::Bypass;
-  const unsigned bits = second ? std::min(capabilities_.max_input_bits, bits_of_aw(aw)) : capabilities_.max_input_bits;
+  const unsigned bits =
+      second ? std::min(capabilities_.max_input_bits, bits_of_aw(aw)) : capabilities_.host_address_bits;
   context.family_bits = pack<kDecoded>({
       {"input_bits", bits},
       {"scalable", 1},
       {"supervisor", get<kPasidEntry, "SRE">(entry)},
       {"write_protect", get<kPasidEntry, "WPE">(entry)},
-      {"extended_accessed", capabilities_.extended_accessed ? get<kPasidEntry, "EAFE">(entry) : 0},
-      {"second_stage_marks", capabilities_.second_stage_marks ? get<kPasidEntry, "SSADE">(entry) : 0},
+      {"extended_accessed", get<kPasidEntry, "EAFE">(entry)},
+      {"second_stage_marks", get<kPasidEntry, "SSADE">(entry)},
       {"marks_forbidden", capabilities_.walk_snoop && get<kPasidEntry, "PWSNP">(entry) == 0 ? 1U : 0U},  // vtd-003
-      {"snoop", capabilities_.snoop_control ? get<kPasidEntry, "PGSNP">(entry) : 0},
+      {"snoop", get<kPasidEntry, "PGSNP">(entry)},
   });
   return context;
 }
@@ -211,8 +214,8 @@ Task<ContextResult> Core::find_process_context(TranslationRequest request, std::
 
   Context context = decode_process(process.words, pasid);
   context.faults_suppressed = fpd != 0;
-  const bool privilege = capabilities_.rid_privilege && get<kScalableContextEntry, "RID_PRIV">(entry) != 0;
-  context.family_bits = with<kDecoded, "rid_privilege">(context.family_bits, privilege ? 1 : 0);
+  context.family_bits =
+      with<kDecoded, "rid_privilege">(context.family_bits, get<kScalableContextEntry, "RID_PRIV">(entry));
   context.family_bits = with<kDecoded, "device_tlb">(context.family_bits, get<kScalableContextEntry, "DTE">(entry));
   ContextResult result = context;
   co_return result;

@@ -178,11 +178,11 @@ std::optional<Fault> Core::blocked(const TranslationRequest& request, const Cont
     return fault(request, context, kFault<"SPT.6">, Stage::Context);
   switch (context.kind) {
     case ContextKind::Bypass:
-      if (too_wide) return fault(request, context, scalable ? kFault<"SGN.4.2"> : kFault<"LGN.1.3">, Stage::Context);
+      if (too_wide) return fault(request, context, scalable ? kFault<"SGN.4"> : kFault<"LGN.1.3">, Stage::Context);
       if (is_interrupt_address(address)) return fault(request, context, kFault<"SGN.8">, Stage::Context);
       return std::nullopt;
     case ContextKind::Stage2:
-      if (too_wide) return fault(request, context, scalable ? kFault<"SGN.4.1"> : kFault<"LGN.1.1">, Stage::Stage2);
+      if (too_wide) return fault(request, context, scalable ? kFault<"SGN.5"> : kFault<"LGN.1.1">, Stage::Stage2);
       return std::nullopt;
     case ContextKind::Stage1:
     case ContextKind::Nested:

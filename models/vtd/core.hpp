@@ -96,6 +96,7 @@ class Core final : public IommuCore {
   [[nodiscard]] bool is_scalable() const;
 
   Capabilities capabilities_;
+  ReservedBits reserved_;
   RegisterFile registers_;
   // RTADDR_REG as latched by SRTP.
   std::uint64_t root_ = 0;

@@ -12,9 +12,10 @@ namespace {
 constexpr std::uint64_t kStatusMask = mask_of<kFsts, "PFO"> | mask_of<kFsts, "PPF"> | mask_of<kFsts, "IQE"> |
                                       mask_of<kFsts, "ICE"> | mask_of<kFsts, "ITE">;
 
-std::array<std::uint64_t, 2> encode(const Fault& fault) {
+// Address bits beyond MGAW are reserved in a record. [FRCD_REG.FI]
+std::array<std::uint64_t, 2> encode(const Fault& fault, unsigned max_input_bits) {
   return pack_record<kFrcd>({
-      {"FI", fault.address.value() >> kPageLg2},
+      {"FI", (fault.address.value() & bits_between(0, max_input_bits)) >> kPageLg2},
       {"SID", fault.requester.value()},
       {"PRIV", fault.pasid && fault.privileged ? 1U : 0U},
       {"PP", fault.pasid ? 1U : 0U},
@@ -35,7 +36,7 @@ std::optional<InterruptMessage> Core::record(const Fault& fault) {
   if (fault.suppressed && fault.row->qualified) return std::nullopt;
   std::uint64_t status = reg(kRegFsts);
   if (get<kFsts, "PFO">(status) != 0) return std::nullopt;  // nothing is recorded until software clears the overflow
-  const std::array<std::uint64_t, 2> words = encode(fault);
+  const std::array<std::uint64_t, 2> words = encode(fault, capabilities_.max_input_bits);
   // Faults of a source that has one pending are compressed into it.
   for (unsigned i = 0; i < capabilities_.fault_records; ++i) {
     const std::uint64_t high = reg(fault_record_row(i) + 1);

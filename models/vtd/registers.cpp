@@ -11,7 +11,9 @@ constexpr std::uint64_t kNothingDone = 0;
 }  // namespace
 
 Core::Core(const Identity& identity)
-    : capabilities_(identity), registers_(register_rows(identity), register_bytes(identity)) {}
+    : capabilities_(identity),
+      reserved_(capabilities_),
+      registers_(register_rows(identity), register_bytes(identity)) {}
 
 std::uint64_t Core::mmio_read(std::uint64_t at, unsigned bytes) { return registers_.read(at, bytes); }
 

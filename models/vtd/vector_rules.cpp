@@ -182,13 +182,18 @@ std::optional<VectorChange> directory_reserved_unchecked(const VectorCase& c) {
   return VectorChange{.words = {{path.directory_address, path.directory & ~kPasidDirectoryEntry.must_be_zero_mask()}}};
 }
 
-VectorChange without_reserved(const Path& path, std::array<std::uint64_t, 8> entry) {
+// Fields of a context entry whose capability is absent are ignored.
+std::optional<VectorChange> context_capabilities_unchecked(const VectorCase& c) {
+  const Path path = path_of(c);
+  if (!path.scalable || !is_fault(c, kFault<"SCT.3">->code)) return std::nullopt;
+  const ReservedBits reserved{Capabilities(identity_of(c.id_registers))};
   VectorChange change;
-  for (std::size_t i = 0; i < entry.size(); ++i) {
-    const std::uint64_t cleared = entry[i] & ~kPasidEntry.must_be_zero_mask(i);
-    if (cleared != path.process[i]) change.words.emplace_back(path.process_address + 8 * i, cleared);
+  for (std::size_t i = 0; i < path.context.size(); ++i) {
+    const std::uint64_t absent = reserved.context[i] & ~kScalableContextEntry.must_be_zero_mask(i);
+    if ((path.context[i] & absent) != 0)
+      change.words.emplace_back(path.context_address + 8 * i, path.context[i] & ~absent);
   }
-  return change;
+  return change.words.empty() ? std::nullopt : std::optional(change);
 }
 
 // The programming of a PASID-table entry is checked before its present bit.
@@ -209,11 +214,16 @@ std::optional<VectorChange> programming_before_present(const VectorCase& c) {
   return VectorChange{.outcome = outcome};
 }
 
-// Reserved bits of a PASID-table entry are not checked; a pointer beyond the host address width is followed.
+// Reserved bits of a PASID-table entry, and fields whose capability is absent, are not checked; a pointer beyond the
+// host address width is followed.
 std::optional<VectorChange> process_reserved_unchecked(const VectorCase& c) {
   if (!is_fault(c, kFault<"SPT.3">->code)) return std::nullopt;
   const Path path = path_of(c);
-  VectorChange change = without_reserved(path, path.process);
+  const ReservedBits reserved{Capabilities(identity_of(c.id_registers))};
+  VectorChange change;
+  for (std::size_t i = 0; i < path.process.size(); ++i)
+    if ((path.process[i] & reserved.process[i]) != 0)
+      change.words.emplace_back(path.process_address + 8 * i, path.process[i] & ~reserved.process[i]);
   if (((path.process[0] | path.process[2]) & beyond_host(c)) != 0)
     change.id_registers.emplace_back(kHostBits, kWholeAddress);
   return change;
@@ -279,7 +289,7 @@ std::optional<VectorChange> pass_through_unchecked(const VectorCase& c) {
           ? static_cast<PasidTranslation>(get<kPasidEntry, "PGTT">(path.process)) == PasidTranslation::PassThrough
           : static_cast<TranslationType>(get<kContextEntry, "TT">(std::span<const std::uint64_t>(path.context))) ==
                 TranslationType::PassThrough;
-  const unsigned reason = path.scalable ? kFault<"SGN.4.2">->code : kFault<"LGN.1.3">->code;
+  const unsigned reason = path.scalable ? kFault<"SGN.4">->code : kFault<"LGN.1.3">->code;
   if (!pass_through || !is_fault(c, reason)) return std::nullopt;
   return VectorChange{
       .outcome = VectorOutcome{.result = VectorResult::Translated, .output = c.access.request.address.value()}};
@@ -320,7 +330,7 @@ std::optional<VectorChange> legacy_reasons(const VectorCase& c) {
       {kFault<"SCT.1">, kFault<"LCT.1">->code},
       {kFault<"SCT.2">, kFault<"LCT.2">->code},
       {kFault<"SCT.3">, kFault<"LCT.3">->code},
-      {kFault<"SGN.4.1">, kFault<"LGN.1.1">->code},
+      {kFault<"SGN.5">, kFault<"LGN.1.1">->code},
       {kFault<"SSS.1">, kFault<"LSS.1">->code},
       {kFault<"SSS.2">, denied},
       {kFault<"SSS.3">, kFault<"LSS.2">->code},
@@ -337,6 +347,17 @@ std::optional<VectorChange> legacy_reasons(const VectorCase& c) {
     return VectorChange{.outcome = outcome};
   }
   return std::nullopt;
+}
+
+// A fault record keeps address bits beyond MGAW.
+std::optional<VectorChange> whole_address_recorded(const VectorCase& c) {
+  const std::uint64_t page = c.access.request.address.aligned_down(kPageLg2).value();
+  const std::uint64_t guest = bits_between(0, Capabilities(identity_of(c.id_registers)).max_input_bits);
+  if (c.outcome.result != VectorResult::Fault || c.outcome.fault->page != (page & guest) || (page & ~guest) == 0)
+    return std::nullopt;
+  VectorOutcome outcome = c.outcome;
+  outcome.fault->page = page;
+  return VectorChange{.outcome = outcome};
 }
 
 // A walk's fault names RID_PASID as if the request had carried it; the older recorder keeps 16 bits of it.
@@ -357,18 +378,20 @@ std::optional<VectorChange> rid_pasid_recorded(const VectorCase& c) {
 constexpr std::array kRules{
     VectorRule{"rid-pasid-without-rps", "ECAP_REG.RPS", "uses RID_PASID although RPS = 0", rid_pasid_without_support},
     VectorRule{"unused-root-half-checked", "§9.2", "checks both halves of a root entry", unused_root_half_checked},
+    VectorRule{"context-capabilities-unchecked", "§9.4, SCT.3", "ignores fields whose capability is absent", context_capabilities_unchecked},
     VectorRule{"pasid-directory-size-ignored", "§9.4 PDTS", "does not bound RID_PASID", directory_size_ignored},
     VectorRule{"pasid-directory-reserved-unchecked", "§9.5, SPD.3", "ignores reserved bits", directory_reserved_unchecked},
     VectorRule{"pasid-entry-programming-before-present", "§9.6, SPT.2", "checks PGTT, AW and FSPM before P", programming_before_present},
-    VectorRule{"pasid-entry-reserved-unchecked", "§9.6, SPT.3", "ignores reserved bits", process_reserved_unchecked},
+    VectorRule{"pasid-entry-reserved-unchecked", "§9.6, SPT.3", "ignores reserved bits and absent capabilities", process_reserved_unchecked},
     VectorRule{"first-stage-taken-for-second", "§9.6 PGTT, SPT.4", "walks PGTT 1 and 3 as second stage", first_stage_taken_for_second},
     VectorRule{"one-gib-without-support", "§9.7, CAP_REG.FS1GP", "takes 1 GiB pages although FS1GP = 0", one_gib_without_support},
     VectorRule{"whole-page-kept-from-interrupts", "§3.14, SGN.8", "refuses a page that touches the interrupt range", whole_page_kept_from_interrupts},
     VectorRule{"canonical-check-by-aw", "§3.6, SGN.1", "takes the canonical width from AW", canonical_check_by_aw},
-    VectorRule{"pass-through-unchecked", "LGN.1.3, SGN.4.2", "does not check the address", pass_through_unchecked},
+    VectorRule{"pass-through-unchecked", "LGN.1.3, SGN.4", "does not check the address", pass_through_unchecked},
     VectorRule{"pasid-fpd-ignored", "§9.5, §9.6 FPD", "records in spite of FPD", process_fpd_ignored},
     VectorRule{"one-reason-for-pasid-structures", "§7.2.3", "reports 58h for SPD.x and SPT.x", one_reason_for_pasid_structures},
     VectorRule{"legacy-reasons", "§7.2.3", "reports legacy reasons in scalable mode", legacy_reasons},
+    VectorRule{"whole-address-recorded", "FRCD_REG.FI", "keeps address bits beyond MGAW", whole_address_recorded},
     VectorRule{"rid-pasid-recorded", "FRCD_REG.PP", "sets PP for a request without PASID", rid_pasid_recorded},
 };
 // clang-format on
