@@ -35,7 +35,7 @@ struct DmaApiOptions {
   std::uint32_t flush_queue_entries = 250;
   // How long a range waits at most, if somebody runs run_flush_timer(). [Linux 6.1 IOVA_DEFAULT_FQ_TIMEOUT]
   Picoseconds flush_timeout = 10_ms;
-  IovaAllocatorShape iova;
+  IovaAllocatorShape iova{};
 };
 
 struct DmaMapping {
