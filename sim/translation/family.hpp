@@ -27,6 +27,7 @@ struct UnitFeatures {
   bool device_tlb = false;           // ATS supported
   bool superpages = true;
   bool accessed_dirty = false;  // stage 1 keeps accessed and dirty marks
+  bool stall = false;           // faulting transactions may wait for software, where the family has that
   std::uint32_t command_ring_entries = 256;
 };
 
@@ -42,6 +43,7 @@ struct DriverOptions {
   // Stage-1 capable device tables (guests that own their stage 1, and Xen when it nests).
   bool stage1 = false;
   RangeFlush range_flush = RangeFlush::ExactOrDomain;
+  unsigned granule_lg2 = 12;  // of page tables, where the family has several
 };
 
 struct FamilyDescriptor {

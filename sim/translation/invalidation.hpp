@@ -25,6 +25,10 @@ struct AddressRange {
   std::uint64_t first = 0;
   std::uint64_t last = ~0ULL;  // inclusive, so that the whole space is a range
   [[nodiscard]] constexpr bool overlaps(AddressRange other) const { return first <= other.last && other.first <= last; }
+  // The same but for its upper bits, which must be alike at both ends or cover all values.
+  [[nodiscard]] constexpr AddressRange without_top(unsigned bits) const {
+    return bits == 0 ? *this : AddressRange{first << bits >> bits, last << bits >> bits};
+  }
   friend constexpr bool operator==(AddressRange, AddressRange) = default;
 };
 
@@ -39,6 +43,8 @@ struct InvalidationScope {
   bool leaf_only = false;                  // Iotlb: walk caches may keep non-leaf entries
   bool global_pages = false;               // Iotlb: stage-1 pages marked global go as well
   bool stage1_only = false;                // Iotlb: only what involves a stage 1 (what carries an address-space tag)
+  std::uint32_t domain_ignore = 0;         // bits of the domain tag that do not take part in the match
+  unsigned ignored_top_bits = 0;           // of input addresses, in the match with `range`: tags in pointers
   friend bool operator==(const InvalidationScope&, const InvalidationScope&) = default;
 };
 
@@ -53,7 +59,7 @@ struct CacheTags {
 };
 
 [[nodiscard]] constexpr bool matches(const InvalidationScope& scope, const CacheTags& tags) {
-  if (scope.domain && *scope.domain != tags.domain) return false;
+  if (scope.domain && ((scope.domain->value() ^ tags.domain.value()) & ~scope.domain_ignore) != 0) return false;
   if (scope.asid && !(tags.is_global && scope.global_pages) && scope.asid != tags.asid) return false;
   if (scope.stage1_only && !tags.asid) return false;
   if (scope.requester) {
@@ -61,7 +67,9 @@ struct CacheTags {
     const unsigned different = static_cast<unsigned>(scope.requester->value()) ^ tags.requester->value();
     if ((different & ~static_cast<unsigned>(scope.requester_ignore)) != 0) return false;
   }
-  if (scope.range && !scope.range->overlaps(tags.range)) return false;
+  if (scope.range &&
+      !scope.range->without_top(scope.ignored_top_bits).overlaps(tags.range.without_top(scope.ignored_top_bits)))
+    return false;
   return tags.is_leaf || !scope.leaf_only;
 }
 

@@ -35,6 +35,8 @@ struct Context {
   // invalidation by address space matches.
   std::optional<AsidTag> process;
   TableRoot stage1;  // address is guest-physical when kind is Nested, else host-physical
+  // Where stage 1 translates two input ranges, of the upper one: input addresses whose sign is set.
+  TableRoot stage1_upper;
   TableRoot stage2;
   // Bits that only the family reads back (permission and cacheability controls of its entries).
   std::uint64_t family_bits = 0;
@@ -70,12 +72,32 @@ struct FenceCompletion {
   bool is_barrier = false;
 };
 
+// What software decided about stalled transactions of one requester.
+struct StallResolution {
+  enum class Action : std::uint8_t { Retry, Terminate };
+  RequesterId requester;
+  std::optional<StallTag> tag{};  // absent: all of the requester
+  Action action = Action::Terminate;
+  Termination termination = Termination::Abort;
+};
+
+// The answer to a group of page requests of a device.
+struct PageRequestResponse {
+  enum class Code : std::uint8_t { Success, Invalid, Failure };
+  RequesterId requester;
+  std::optional<Pasid> pasid{};
+  std::uint16_t group = 0;
+  Code code = Code::Success;
+};
+
 // What a command asks of whoever drives the core. `error` means the core has recorded a command error in its registers
 // and fetches nothing more until software clears it.
 struct CommandEffect {
   std::vector<InvalidationScope> scopes;
   std::optional<FenceCompletion> fence{};
   bool error = false;
+  std::vector<StallResolution> resolutions{};
+  std::optional<PageRequestResponse> page_response{};
 };
 
 // What a register write asks of whoever drives the core.

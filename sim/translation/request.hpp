@@ -44,7 +44,8 @@ struct TranslationRequest {
 };
 
 struct MemoryAttributes {
-  bool snoop = false;  // accesses are forced coherent by the entry
+  bool snoop = false;      // accesses are forced coherent by the entry
+  bool is_global = false;  // stage 1: the same in every address space of its domain
   friend constexpr bool operator==(MemoryAttributes, MemoryAttributes) = default;
 };
 
@@ -84,6 +85,15 @@ struct FaultRow {
   std::string_view meaning;
 };
 
+// What the requester is told of a transaction that ends without translation.
+enum class Termination : std::uint8_t {
+  Abort,
+  ReadsZero,  // success: reads give zero, writes are dropped
+};
+
+// A transaction that faulted and waits until software resumes it names itself by its requester and this.
+using StallTag = std::uint16_t;
+
 struct Fault {
   const FaultRow* row = nullptr;
   Stage stage = Stage::Context;
@@ -98,6 +108,9 @@ struct Fault {
   bool suppressed = false;
   std::optional<Hpa> table_entry{};  // the entry that could not be read or written, where memory failed
   std::uint64_t family_bits = 0;     // what only the family reads back when it records the fault
+  Termination termination = Termination::Abort;
+  // Set: the transaction is not over; it waits for a StallResolution. Whoever cannot hold transactions terminates it.
+  std::optional<StallTag> stall{};
 };
 
 using TranslationResponse = std::variant<Translation, Fault>;

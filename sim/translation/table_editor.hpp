@@ -86,10 +86,9 @@ class TableEditor final : public PageTable {
   }
 
   std::vector<std::uint64_t> detach_all_tables() override {
-    std::vector<std::uint64_t> pages = contents_.drop_all();
-    // A root of several pages counts as one table.
-    if (std::binary_search(pages.begin(), pages.end(), root().address))
-      for (std::uint64_t i = 1; i < root_pages(); ++i) pages.push_back(root().address + i * kPageSize.value());
+    std::vector<std::uint64_t> pages;
+    for (const std::uint64_t table : contents_.drop_all())
+      add_pages(pages, table, table == root().address ? geometry_.root_pages_lg2 : geometry_.table_pages_lg2);
     owned_pages_ = 0;
     return pages;
   }
@@ -283,16 +282,17 @@ class TableEditor final : public PageTable {
   std::vector<std::uint64_t> allocate(Work& work, std::size_t count) {
     std::vector<std::uint64_t> tables;
     while (tables.size() < count) {
-      const auto table = memory_.allocate();
+      const auto table = memory_.allocate(geometry_.table_pages_lg2);
       if (!table) {
-        for (const std::uint64_t t : tables) memory_.release(t);
+        for (const std::uint64_t t : tables) memory_.release(t, geometry_.table_pages_lg2);
         return {};
       }
       tables.push_back(*table);
     }
-    owned_pages_ += count;
+    owned_pages_ += count << geometry_.table_pages_lg2;
     work.edit.tables_allocated += static_cast<std::uint32_t>(count);
-    work.edit.lines_touched += static_cast<std::uint32_t>(count * (kPageSize.value() / kLineBytes));
+    work.edit.lines_touched +=
+        static_cast<std::uint32_t>((count << geometry_.table_pages_lg2) * (kPageSize.value() / kLineBytes));
     return tables;
   }
 
@@ -322,9 +322,12 @@ class TableEditor final : public PageTable {
     forget(work, link.address);
   }
   void forget(Work& work, std::uint64_t table) {
-    if (contents_.drop(table)) --owned_pages_;
+    if (contents_.drop(table)) owned_pages_ -= 1ULL << geometry_.table_pages_lg2;
     work.edit.structure_changed = true;
-    work.edit.freed_tables.push_back(table);
+    add_pages(work.edit.freed_tables, table, geometry_.table_pages_lg2);
+  }
+  static void add_pages(std::vector<std::uint64_t>& pages, std::uint64_t table, unsigned pages_lg2) {
+    for (std::uint64_t i = 0; i < 1ULL << pages_lg2; ++i) pages.push_back(table + i * kPageSize.value());
   }
 
   static constexpr std::uint64_t kLineBytes = 64;

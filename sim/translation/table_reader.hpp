@@ -17,7 +17,8 @@ namespace iommu {
 struct TableGeometry {
   Level top_level = 3;
   unsigned input_bits = 48;
-  unsigned root_pages_lg2 = 0;  // concatenated root tables
+  unsigned root_pages_lg2 = 0;   // concatenated root tables
+  unsigned table_pages_lg2 = 0;  // of every other table, in 4 KiB pages
 };
 
 struct TableStep {

@@ -59,6 +59,7 @@ using WalkResult = std::variant<WalkLeaf, WalkStop>;
 struct Located {
   Hpa host;
   std::optional<Stage2Stop> refused;
+  std::uint8_t page_lg2 = kPageLg2;  // of the stage-2 page it is in
 };
 
 // Tables that live in host memory.
@@ -81,6 +82,13 @@ struct WalkAids {
   WalkCachePort* caches = nullptr;
   WalkObserver* observer = nullptr;
 };
+
+// log2 of the bytes of a table of this level that is not the root.
+template <PageFormat F>
+constexpr unsigned table_lg2(const F& format, Level level) {
+  constexpr unsigned kEntryLg2 = 3;
+  return format.span_lg2(static_cast<Level>(level + 1)) - format.span_lg2(level) + kEntryLg2;
+}
 
 // Walks `input` from `root`. The permissions of all entries are intersected; the walk stops at the first entry that
 // refuses.
@@ -115,7 +123,8 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
         }
         entry_address = located.host;
         // Under nesting the cache holds the table's host address, which spares a later walk this stage-2 walk.
-        if (is_new_table && aids.caches != nullptr && offset < kPageSize.value())
+        // Only where one stage-2 page holds the whole table: a granule may be larger than the pages of stage 2.
+        if (is_new_table && aids.caches != nullptr && table_lg2(format, level) <= located.page_lg2)
           aids.caches->fill(stage, tag, input,
                             {.table = table, .level = level, .allowed = allowed, .host = located.host - Bytes(offset)});
         is_new_table = false;
@@ -126,7 +135,9 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
       WalkStop stop{StopKind::MemoryFailed, level, 0, std::nullopt, false, entry_address};
       co_return stop;
     }
-    const DecodedEntry decoded = format.decode(read.value, level, input, access);
+    DecodedEntry decoded = format.decode(read.value, level, input, access);
+    // Tables may withhold a right that their entry alone does not use; the leaf is where that counts.
+    if (decoded.kind == EntryKind::Leaf && !(allowed & decoded.allowed).allow(access)) decoded.kind = EntryKind::Denied;
     if (aids.observer != nullptr) aids.observer->on_entry(stage, level, table, entry_address, read.value, decoded);
     if (decoded.kind != EntryKind::Table && decoded.kind != EntryKind::Leaf) {
       const StopKind kind = decoded.kind == EntryKind::Absent      ? StopKind::Absent
@@ -215,9 +226,9 @@ struct NestedTables {
 
  private:
   static Located located(const WalkResult& result, Gpa address) {
-    if (const auto* leaf = std::get_if<WalkLeaf>(&result)) return {Hpa(leaf->address), std::nullopt};
+    if (const auto* leaf = std::get_if<WalkLeaf>(&result)) return {Hpa(leaf->address), std::nullopt, leaf->page_lg2};
     const auto& stop = std::get<WalkStop>(result);
-    return {Hpa(), Stage2Stop{stop.kind, stop.level, address, stop.entry, stop.entry_address}};
+    return {Hpa(), Stage2Stop{stop.kind, stop.level, address, stop.entry, stop.entry_address}, 0};
   }
 };
 
