@@ -49,8 +49,8 @@ struct DeviceSetting {
   std::size_t unit = 0;  // the physical unit in front of it
   DeviceClass device_class = DeviceClass::Endpoint;
   // Functions whose requests carry another id but belong to this device; they are attached with it.
-  std::vector<RequesterId> phantom_functions;
-  std::vector<ReservedRegion> reserved;
+  std::vector<RequesterId> phantom_functions{};
+  std::vector<ReservedRegion> reserved{};
   bool device_tlb = false;  // uses ATS
 };
 
