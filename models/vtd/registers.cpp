@@ -58,7 +58,9 @@ RegisterEffect Core::mmio_write(std::uint64_t at, unsigned bytes, std::uint64_t 
 }
 
 bool Core::is_queue_enabled() const { return get<kGsts, "QIES">(reg(kRegGsts)) != 0; }
-bool Core::is_scalable() const { return static_cast<TableMode>(get<kRtaddr, "TTM">(root_)) == TableMode::Scalable; }
+bool Core::is_scalable() const {
+  return capabilities_.scalable && static_cast<TableMode>(get<kRtaddr, "TTM">(root_)) == TableMode::Scalable;
+}
 
 // Each command completes at once: its status follows in the same write.
 void Core::write_global_command(std::uint64_t value, RegisterEffect& effect) {
