@@ -53,6 +53,7 @@ class Guest {
   [[nodiscard]] const xen::Domain& domain() const { return domain_; }
   [[nodiscard]] const std::vector<Vcpu*>& cpus() const { return cpus_; }
   [[nodiscard]] const strategy::DmaStrategy& strategy() const { return *strategy_; }
+  [[nodiscard]] strategy::DmaStrategy& strategy() { return *strategy_; }
   void add_to(IoTotals& totals) const;
 
   // DMA API calls of all devices since the last reset_statistics().

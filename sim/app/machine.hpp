@@ -39,6 +39,10 @@ class Machine {
   // What the vCPUs wait for, for the message of a run that does not end.
   [[nodiscard]] std::string waits() const;
 
+  // What hardware sees now, for `explain`.
+  [[nodiscard]] HostMemory& host_memory() { return host_; }
+  [[nodiscard]] IommuCore& core(std::size_t unit) { return *units_[unit].core; }
+
   // For the report.
   [[nodiscard]] const scenario::Scenario& scenario() const { return scenario_; }
   [[nodiscard]] const std::vector<std::unique_ptr<Guest>>& guests() const { return guests_; }

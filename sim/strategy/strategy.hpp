@@ -76,6 +76,8 @@ class DmaStrategy {
   virtual Task<guest::DmaSpace*> attach(CpuPort& cpu, RequesterId device) = 0;
   // What the device's addresses mean; for the warden.
   [[nodiscard]] virtual Addressing addressing() const { return Addressing::Mapped; }
+  // The unit that the guest believes it has; null without one.
+  [[nodiscard]] virtual xen::VirtualUnit* virtual_unit() { return nullptr; }
   [[nodiscard]] virtual StrategyCounters counters() const { return {}; }
   virtual void reset_counters() {}
   // Guest memory in I/O tables. Host tables, shadows included, are the hypervisor's.

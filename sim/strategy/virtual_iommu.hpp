@@ -36,6 +36,7 @@ class VirtualIommu : public DmaStrategy {
     if (translation_.add_device(device) != xen::Errno::Ok) co_return nullptr;
     co_return co_await driver_.attach(cpu, device);
   }
+  [[nodiscard]] xen::VirtualUnit* virtual_unit() override { return &unit_; }
   [[nodiscard]] StrategyCounters counters() const override {
     StrategyCounters counters;
     counters.traps = unit_.traps();

@@ -127,6 +127,37 @@ WardenReport Warden::report() const {
   return report;
 }
 
+std::vector<MappedPages> Warden::mapped(RequesterId device) const {
+  std::vector<MappedPages> runs;
+  const auto known = devices_.find(device);
+  if (known == devices_.end()) return runs;
+  std::vector<Dfn> pages;
+  for (const auto& [page, ignored] : known->second.pages) pages.push_back(page);
+  std::sort(pages.begin(), pages.end());
+  for (const Dfn number : pages) {
+    const Page& page = known->second.pages.at(number);
+    const bool continues = !runs.empty() && Dfn(runs.back().first) + runs.back().pages == number &&
+                           runs.back().state == page.state && runs.back().permissions == page.permissions;
+    if (continues)
+      ++runs.back().pages;
+    else
+      runs.push_back({number.address(), 1, page.state, page.permissions});
+  }
+  return runs;
+}
+
+std::optional<PageTruth> Warden::truth(RequesterId device, Iova address) const {
+  const auto known = devices_.find(device);
+  if (known == devices_.end()) return std::nullopt;
+  if (known->second.addressing == Addressing::GuestPhysical) {
+    const auto frame = known->second.frames->memory_frame(Gfn(address.value() >> kPageLg2));
+    return frame ? std::optional(PageTruth{PageState::Mapped, kReadWrite, *frame}) : std::nullopt;
+  }
+  const auto page = known->second.pages.find(Dfn(address));
+  if (page == known->second.pages.end()) return std::nullopt;
+  return PageTruth{page->second.state, page->second.permissions, page->second.frame};
+}
+
 void Warden::reset_counts() {
   checked_ = 0;
   stale_ = {};

@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "sim/guest/dma_space.hpp"
 #include "sim/memory/guest_memory.hpp"
@@ -47,6 +48,24 @@ struct WardenReport {
   std::optional<Violation> first_violation;
 };
 
+// Being mapped: the device may use it already. AwaitingFence: it must not any more, but still can.
+enum class PageState : std::uint8_t { Mapping, Mapped, AwaitingFence };
+
+// What software believes about one page of a device.
+struct PageTruth {
+  PageState state = PageState::Mapped;
+  Permissions permissions;
+  Mfn frame;
+};
+
+// Pages that follow one another with equal state and rights.
+struct MappedPages {
+  Iova first;
+  std::uint64_t pages = 0;
+  PageState state = PageState::Mapped;
+  Permissions permissions;
+};
+
 class Warden final : public DmaObserver, public guest::MappingObserver {
  public:
   // `frames` says which machine frame backs the guest's memory; it outlives the warden.
@@ -60,11 +79,15 @@ class Warden final : public DmaObserver, public guest::MappingObserver {
               Access access) override;
 
   [[nodiscard]] WardenReport report() const;
+  // What is mapped, in ascending order; nothing for a device whose addresses are guest-physical.
+  [[nodiscard]] std::vector<MappedPages> mapped(RequesterId device) const;
+  // nullopt: free, or outside the guest's memory.
+  [[nodiscard]] std::optional<PageTruth> truth(RequesterId device, Iova address) const;
   // Forgets counts, keeps the truth: a report then covers what follows (after a warm-up). Violations are kept.
   void reset_counts();
 
  private:
-  enum class State : std::uint8_t { Mapping, Mapped, AwaitingFence };
+  using State = PageState;
   struct Page {
     State state = State::Mapping;
     Permissions permissions;

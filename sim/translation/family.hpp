@@ -15,6 +15,7 @@
 
 namespace iommu {
 
+struct FamilyLayouts;
 struct VectorFamily;
 
 // What a scenario may ask of a unit, in words that every family understands.
@@ -60,6 +61,8 @@ struct FamilyDescriptor {
   std::string (*unsupported)(const UnitFeatures&) = nullptr;
   // How recorded translations of this family are replayed; null when there are none.
   const VectorFamily* vectors = nullptr;
+  // Names of the fields of its tables and registers, for `explain`; null: raw words only.
+  const FamilyLayouts* layouts = nullptr;
 };
 
 }  // namespace iommu

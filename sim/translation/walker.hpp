@@ -73,6 +73,8 @@ struct HostTables {
 class WalkObserver {
  public:
   virtual ~WalkObserver() = default;
+  // A walk of one stage begins. A stage-2 walk for an entry of stage 1 lies between that stage's beginning and entry.
+  virtual void on_walk(Stage /*stage*/, std::uint64_t /*input*/, TableRoot /*root*/) {}
   virtual void on_entry(Stage stage, Level level, std::uint64_t table, Hpa entry_address, std::uint64_t entry,
                         const DecodedEntry& decoded) = 0;
 };
@@ -101,6 +103,7 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
   Permissions allowed = kReadWrite;
   std::optional<Hpa> table_host;  // of `table`, when a cached walk knew it
   bool is_new_table = false;      // `table` was learnt in this walk and is not cached yet
+  if (aids.observer != nullptr) aids.observer->on_walk(stage, input, root);
   if (aids.caches != nullptr) {
     if (const auto hit = aids.caches->deepest(stage, tag, input); hit && hit->level < level) {
       level = hit->level;
