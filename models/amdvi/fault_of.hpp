@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// A fault of a request, with what its event needs.
+#pragma once
+
+#include "models/amdvi/decoded_context.hpp"
+#include "models/amdvi/spec.hpp"
+#include "sim/translation/iommu_core.hpp"
+
+namespace iommu::amdvi {
+
+// What events report of a device table entry.
+struct EventContext {
+  std::uint64_t domain = 0;
+  bool suppress_all = false;  // SA
+  bool suppress_one = false;  // SE
+  bool guest = false;         // the fault is of the guest's translation
+};
+
+[[nodiscard]] inline Fault fault_of(const TranslationRequest& request, const FaultRow* row, Stage stage,
+                                    const EventContext& context) {
+  Fault fault;
+  fault.row = row;
+  fault.stage = stage;
+  fault.address = request.address;
+  fault.access = request.access;
+  fault.requester = request.requester;
+  fault.pasid = request.pasid;
+  fault.type = request.type;
+  fault.privileged = request.privileged;
+  fault.suppressed = row->qualified && context.suppress_all;
+  fault.family_bits = pack<kEventBits>({
+      {"domain", context.domain},
+      {"guest", context.guest ? 1U : 0U},
+      {"suppress_one", context.suppress_one ? 1U : 0U},
+  });
+  return fault;
+}
+
+}  // namespace iommu::amdvi
