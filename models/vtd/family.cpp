@@ -7,6 +7,7 @@
 #include "models/vtd/capabilities.hpp"
 #include "models/vtd/core.hpp"
 #include "models/vtd/driver.hpp"
+#include "models/vtd/explain.hpp"
 #include "models/vtd/spec.hpp"
 #include "models/vtd/vector_rules.hpp"
 
@@ -32,6 +33,7 @@ constexpr FamilyDescriptor kFamily{
     .fixed_inputs = kFixedInputs,
     .unsupported = unsupported,
     .vectors = &kVectorFamily,
+    .layouts = &kFamilyLayouts,
 };
 
 }  // namespace
