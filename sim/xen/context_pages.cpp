@@ -42,8 +42,7 @@ Hypervisor::MapRun Hypervisor::next_run(const Domain& domain, const Domain& owne
   }
   run.machine = entry->machine;
   run.pages = std::min({pages, entry->contiguous, last_dfn().value() - dfn.value() + 1});
-  for (const IoContext::Reserved& reserved : context.reserved)
-    if (reserved.region.first > dfn) run.pages = std::min(run.pages, reserved.region.first.value() - dfn.value());
+  run.pages = context.unreserved_from(dfn, run.pages);
   return run;
 }
 
@@ -92,18 +91,21 @@ Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext&
     done.status = Errno::Invalid;
   else if (dfn > last_dfn())
     done.status = Errno::NoEntry;
-  else if (context.is_reserved(dfn, std::min(pages, last_dfn().value() - dfn.value() + 1)))
+  else if (context.is_reserved(dfn, 1))
     done.status = Errno::AddressNotAvailable;
   if (done.status != Errno::Ok || pages == 0) {
     cpu.release(context.lock);
     co_return done;
   }
-  pages = std::min(pages, last_dfn().value() - dfn.value() + 1);
+  // Up to the end of the space, or to a reserved region: what is asked for beyond fails there.
+  const std::uint64_t asked = std::min(pages, last_dfn().value() - dfn.value() + 1);
+  pages = context.unreserved_from(dfn, asked);
   const AddressRange range = bytes_of(dfn, pages);
   std::vector<Mfn> frames = frames_behind(*context.table, range);
   TableEdit edit = context.table->unmap(range.first, kPageSize * pages, ReclaimTables::WhenEmpty);
   done.pages = edit.pages_done;
   done.status = to_errno(edit.status);
+  if (done.status == Errno::Ok && pages < asked) done.status = Errno::AddressNotAvailable;
   frames.resize(std::min<std::size_t>(frames.size(), edit.pages_done));
   std::erase_if(frames, [&](Mfn frame) { return !holds_reference(frame.address().value()); });
   const std::uint64_t touched = done.pages + (done.status == Errno::Ok ? 0 : 1);
@@ -128,13 +130,17 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
   std::vector<Mfn> dropped;
   AddressRange hull{~0ULL, 0};
   for (const AddressRange& range : removed) {
-    const std::vector<Mfn> frames = frames_behind(*context.table, range);
+    std::vector<Mfn> frames = frames_behind(*context.table, range);
+    const TableEdit step =
+        context.table->unmap(range.first, Bytes(range.last - range.first + 1), ReclaimTables::WhenEmpty);
+    frames.resize(std::min<std::size_t>(frames.size(), step.pages_done));
     dropped.insert(dropped.end(), frames.begin(), frames.end());
-    edit.merge(context.table->unmap(range.first, Bytes(range.last - range.first + 1), ReclaimTables::WhenEmpty));
+    edit.merge(step);
     hull = {std::min(hull.first, range.first), std::max(hull.last, range.last)};
   }
   std::uint64_t references = 0;
   for (const Piece& piece : added) {
+    if (edit.status != EditStatus::Ok) break;
     const Bytes length(piece.input.last - piece.input.first + 1);
     const TableEdit step = context.table->map({.input = piece.input.first,
                                                .output = piece.machine.value(),
@@ -144,7 +150,6 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
     for (std::uint64_t i = 0; i < step.pages_done; ++i) references_.take(Mfn(piece.machine) + i);
     references += step.pages_done;
     edit.merge(step);
-    if (step.status != EditStatus::Ok) break;
     hull = {std::min(hull.first, piece.input.first), std::max(hull.last, piece.input.last)};
   }
   co_await charge_edit(cpu, edit);
@@ -185,16 +190,30 @@ Task<void> Hypervisor::flush_context(CpuPort& cpu, Domain& domain, IoContext& co
 
 Task<void> Hypervisor::flush(CpuPort& cpu, Domain& domain, IoContext& context, std::optional<AddressRange> range) {
   ++counters_.flush_calls;
-  for (std::size_t i = 0; i < units_.size(); ++i) {
-    if (!uses_unit(domain, context, i)) continue;
-    PhysicalUnit& unit = *units_[i];
-    InvalidationScope scope{.kind = InvalidationKind::Iotlb, .domain = context.tags[i], .range = range};
-    co_await unit.invalidate(cpu, {1, unit.driver().widen(scope)});
-    for (const RequesterId device : context.devices) {
-      const auto found = domain.devices.find(device);
-      if (found == domain.devices.end() || !found->second.setting.device_tlb || found->second.setting.unit != i)
-        continue;
-      const InvalidationScope remote{.kind = InvalidationKind::DeviceTlb, .requester = device, .range = range};
+  for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, context, i, range);
+  if (&context != domain.default_context.get()) co_return;
+  // It is the second stage of nested contexts as well, whose first stages may lead there from any address.
+  for (std::size_t n = 0; n < domain.private_contexts.size(); ++n) {
+    IoContext& other = *domain.private_contexts[n];
+    if (other.table) continue;
+    for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, other, i, std::nullopt);
+  }
+}
+
+Task<void> Hypervisor::flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
+                                  std::optional<AddressRange> range) {
+  if (!uses_unit(domain, context, index)) co_return;
+  PhysicalUnit& unit = *units_[index];
+  const InvalidationScope scope{.kind = InvalidationKind::Iotlb, .domain = context.tags[index], .range = range};
+  co_await unit.invalidate(cpu, {1, unit.driver().widen(scope)});
+  const std::vector<RequesterId> devices = context.devices;
+  for (const RequesterId device : devices) {
+    const auto found = domain.devices.find(device);
+    if (found == domain.devices.end()) continue;
+    const DeviceSetting setting = found->second.setting;
+    if (!setting.device_tlb || setting.unit != index) continue;
+    for (const RequesterId function : setting.functions()) {
+      const InvalidationScope remote{.kind = InvalidationKind::DeviceTlb, .requester = function, .range = range};
       co_await unit.invalidate(cpu, {1, remote});
     }
   }

@@ -15,11 +15,17 @@ AddressRange bytes_of(Dfn first, std::uint64_t pages) {
   return {first.address().value(), first.address().value() + (pages << kPageLg2) - 1};
 }
 
-std::vector<RequesterId> functions_of(const DeviceSetting& device) {
-  if (device.device_class == DeviceClass::Bridge) return {};  // bridges are accepted, nothing is programmed for them
-  std::vector<RequesterId> functions{device.requester};
-  functions.insert(functions.end(), device.phantom_functions.begin(), device.phantom_functions.end());
-  return functions;
+// What devices keep themselves. It goes after the unit's own caches: a request under way could fill it again.
+std::vector<InvalidationScope> device_tlb_scopes(const std::vector<RequesterId>& functions) {
+  std::vector<InvalidationScope> scopes;
+  for (const RequesterId function : functions)
+    scopes.push_back({.kind = InvalidationKind::DeviceTlb, .requester = function});
+  return scopes;
+}
+
+// A nested context's second stage is context 0's, and so are its reserved regions.
+IoContext& holder_of_reserved(Domain& domain, IoContext& context) {
+  return context.table ? context : *domain.default_context;
 }
 }  // namespace
 
@@ -27,6 +33,7 @@ Hypervisor::NewContext Hypervisor::make_context(ContextNumber number, ContextKin
   NewContext made{Errno::Ok, std::make_unique<IoContext>(number)};
   IoContext& context = *made.context;
   context.kind = kind;
+  context.serial = contexts_made_++;
   for (const auto& unit : units_) {
     const auto tag = unit->allocate_tag();
     if (!tag) {
@@ -50,13 +57,15 @@ Hypervisor::NewContext Hypervisor::make_context(ContextNumber number, ContextKin
   return made;
 }
 
-Task<void> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context) {
+Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context) {
   SIM_CHECK(context->dying && context->devices.empty(), "only an empty, dying context is destroyed");
   IoContext& dead = *context;
   domain.retired_contexts.push_back(std::move(context));
   co_await cpu.acquire(dead.lock);
   std::optional<std::uint64_t> at = 0;
+  std::uint64_t slices = 0;
   while (dead.table && at) {
+    ++slices;
     std::uint64_t dropped = 0;
     const LeafScan scan = dead.table->scan_leaves({*at, ~0ULL}, kTeardownEntries, [&](const MappedLeaf& leaf) {
       for (std::uint64_t i = 0; i < 1ULL << (leaf.page_lg2 - kPageLg2); ++i) {
@@ -77,7 +86,9 @@ Task<void> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, std::unique
   }
   for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->release_tag(dead.tags[i]);
   cpu.release(dead.lock);
-  std::erase_if(domain.retired_contexts, [](const auto& c) { return !c->lock.held && c->lock.waiters.empty(); });
+  std::erase_if(domain.retired_contexts,
+                [](const auto& c) { return !c->lock.held && c->lock.waiters.empty() && c->pins == 0; });
+  co_return slices;
 }
 
 bool Hypervisor::uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const {
@@ -106,20 +117,25 @@ Task<Errno> Hypervisor::reattach(CpuPort& cpu, Domain& domain, RequesterId devic
   if (found == domain.devices.end()) co_return Errno::NoDevice;
   IoContext* const source = found->second.context;
   if (source == &target) co_return Errno::Ok;
-  // Two contexts are locked in the order of their numbers, so that crossing moves cannot wait for each other.
-  IoContext* first = &target;
-  IoContext* second = source;
-  if (second != nullptr && second->number < first->number) std::swap(first, second);
-  co_await cpu.acquire(first->lock);
-  if (second != nullptr) co_await cpu.acquire(second->lock);
+  // The older one first, so that crossing moves cannot wait for each other. Reserved regions of a nested context are in
+  // context 0, the oldest of all.
+  std::vector<IoContext*> locked{&target};
+  if (source != nullptr) locked.push_back(source);
+  if (!target.table || (source != nullptr && !source->table)) locked.push_back(domain.default_context.get());
+  std::sort(locked.begin(), locked.end(), [](const auto* a, const auto* b) { return a->serial < b->serial; });
+  locked.erase(std::unique(locked.begin(), locked.end()), locked.end());
+  for (IoContext* context : locked) ++context->pins;
+  for (IoContext* context : locked) co_await cpu.acquire(context->lock);
   Errno status = Errno::Invalid;
   const auto still = domain.devices.find(device);
   if (still == domain.devices.end())
     status = Errno::NoDevice;
   else if (still->second.context == source && !target.dying)
     status = co_await reattach_locked(cpu, domain, still->second, target);
-  if (second != nullptr) cpu.release(second->lock);
-  cpu.release(first->lock);
+  for (IoContext* context : locked) {
+    --context->pins;
+    cpu.release(context->lock);
+  }
   co_return status;
 }
 
@@ -148,11 +164,13 @@ Task<Errno> Hypervisor::reattach_locked(CpuPort& cpu, Domain& domain, AssignedDe
 Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
                                         std::optional<ContextSetting> old) {
   PhysicalUnit& unit = *units_[device.unit];
-  const std::vector<RequesterId> functions = functions_of(device);
+  const std::vector<RequesterId> functions = device.functions();
   std::vector<InvalidationScope> scopes;
+  std::vector<RequesterId> changed;
   const auto add_scopes = [&](RequesterId function, std::optional<ContextSetting> before) {
     for (const InvalidationScope& scope : unit.driver().context_scopes(function, before))
       if (std::find(scopes.begin(), scopes.end(), scope) == scopes.end()) scopes.push_back(scope);
+    changed.push_back(function);
   };
   Errno status = Errno::Ok;
   std::size_t done = 0;
@@ -169,34 +187,53 @@ Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSett
         back = co_await unit.block(cpu, functions[i]);
       add_scopes(functions[i], now);
       if (back == Errno::Ok) continue;
+      // Neither here nor there: at least it must not go on using the context that it was refused.
+      co_await unit.block(cpu, functions[i]);
       status = Errno::InputOutput;
       domain.crashed |= domain.setting.privilege != Privilege::HardwareDomain;
     }
   }
   co_await unit.invalidate(cpu, scopes);
+  if (device.device_tlb && old) co_await unit.invalidate(cpu, device_tlb_scopes(changed));
   co_return status;
 }
 
 Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterId device) {
   const auto found = domain.devices.find(device);
   if (found == domain.devices.end()) co_return Errno::NoDevice;
+  if (found->second.context == nullptr) co_return Errno::Busy;  // still on its way in
   IoContext& context = *found->second.context;
   const DeviceSetting setting = found->second.setting;
-  co_await cpu.acquire(context.lock);
+  std::vector<IoContext*> locked{&context};
+  if (!context.table) locked.insert(locked.begin(), domain.default_context.get());
+  for (IoContext* c : locked) ++c->pins;
+  for (IoContext* c : locked) co_await cpu.acquire(c->lock);
+  const auto unlock = [&] {
+    for (IoContext* c : locked) {
+      --c->pins;
+      cpu.release(c->lock);
+    }
+  };
+  const auto still = domain.devices.find(device);
+  if (still == domain.devices.end() || still->second.context != &context) {
+    unlock();
+    co_return Errno::Busy;  // somebody else moves it
+  }
   PhysicalUnit& unit = *units_[setting.unit];
   std::vector<InvalidationScope> scopes;
   Errno status = Errno::Ok;
-  for (const RequesterId function : functions_of(setting)) {
+  for (const RequesterId function : setting.functions()) {
     const Errno blocked = co_await unit.block(cpu, function);
     if (blocked != Errno::Ok) status = blocked;
     const auto due = unit.driver().context_scopes(function, context.setting_on(setting.unit));
     scopes.insert(scopes.end(), due.begin(), due.end());
   }
   co_await unit.invalidate(cpu, scopes);
+  if (setting.device_tlb) co_await unit.invalidate(cpu, device_tlb_scopes(setting.functions()));
   std::erase(context.devices, device);
   domain.devices.erase(device);
   co_await remove_reserved(cpu, domain, context, setting.reserved);
-  cpu.release(context.lock);
+  unlock();
   co_return status;
 }
 
@@ -225,7 +262,7 @@ Task<Errno> Hypervisor::insert_reserved(CpuPort& cpu, Domain& domain, IoContext&
                                         std::vector<ReservedRegion> regions) {
   std::vector<ReservedRegion> inserted;
   for (const ReservedRegion& region : regions) {
-    const Errno status = co_await insert_reserved_region(cpu, context, region);
+    const Errno status = co_await insert_reserved_region(cpu, domain, context, region);
     if (status == Errno::Ok) {
       inserted.push_back(region);
       continue;
@@ -236,7 +273,9 @@ Task<Errno> Hypervisor::insert_reserved(CpuPort& cpu, Domain& domain, IoContext&
   co_return Errno::Ok;
 }
 
-Task<Errno> Hypervisor::insert_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region) {
+Task<Errno> Hypervisor::insert_reserved_region(CpuPort& cpu, Domain& domain, IoContext& nominal,
+                                               ReservedRegion region) {
+  IoContext& context = holder_of_reserved(domain, nominal);
   for (IoContext::Reserved& known : context.reserved) {
     if (known.region == region) {
       ++known.users;
@@ -244,7 +283,6 @@ Task<Errno> Hypervisor::insert_reserved_region(CpuPort& cpu, IoContext& context,
     }
     if (known.region.overlaps(region.first, region.pages)) co_return Errno::AddressInUse;
   }
-  if (!context.table) co_return Errno::Unsupported;  // nested contexts take them from context 0
   TableEdit edit = context.table->map({.input = region.first.address().value(),
                                        .output = region.first.address().value(),
                                        .length = kPageSize * region.pages});
@@ -254,17 +292,22 @@ Task<Errno> Hypervisor::insert_reserved_region(CpuPort& cpu, IoContext& context,
     edit.merge(context.table->unmap(region.first.address().value(), mapped, ReclaimTables::WhenEmpty));
   }
   co_await charge_edit(cpu, edit);
-  for (const std::uint64_t page : edit.freed_tables) context.table_memory->release(page);  // never visible to a device
-  if (status == Errno::Ok) context.reserved.push_back({region, 1});
+  if (status != Errno::Ok) {
+    for (const std::uint64_t page : edit.freed_tables) context.table_memory->release(page);  // no device has seen them
+    co_return status;
+  }
+  context.reserved.push_back({region, 1});
+  co_await flush_edit(cpu, domain, context, bytes_of(region.first, region.pages), edit);
   co_return status;
 }
 
 Task<void> Hypervisor::remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context,
                                        std::vector<ReservedRegion> regions) {
+  IoContext& holder = holder_of_reserved(domain, context);
   for (const ReservedRegion& region : regions) {
-    const TableEdit edit = co_await remove_reserved_region(cpu, context, region);
+    const TableEdit edit = co_await remove_reserved_region(cpu, holder, region);
     if (edit.pages_done == 0) continue;
-    co_await flush_edit(cpu, domain, context, bytes_of(region.first, region.pages), edit);
+    co_await flush_edit(cpu, domain, holder, bytes_of(region.first, region.pages), edit);
   }
 }
 

@@ -52,6 +52,14 @@ struct DeviceSetting {
   std::vector<RequesterId> phantom_functions{};
   std::vector<ReservedRegion> reserved{};
   bool device_tlb = false;  // uses ATS
+
+  // All requester ids that are programmed for it. Bridges are accepted, but nothing is programmed for them.
+  [[nodiscard]] std::vector<RequesterId> functions() const {
+    if (device_class == DeviceClass::Bridge) return {};
+    std::vector<RequesterId> all{requester};
+    all.insert(all.end(), phantom_functions.begin(), phantom_functions.end());
+    return all;
+  }
 };
 
 struct AssignedDevice {

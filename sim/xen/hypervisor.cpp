@@ -82,7 +82,10 @@ Task<Errno> Hypervisor::bring_up(CpuPort& cpu) {
 Domain* Hypervisor::create_domain(const DomainSetting& setting) {
   const DomainId id(static_cast<std::uint16_t>(domains_.size()));
   auto domain = std::make_unique<Domain>(id, setting, memory_);
-  if (!populate(*domain) || !build_default_context(*domain)) return nullptr;
+  if (!populate(*domain) || !build_default_context(*domain)) {
+    destroy_unborn(*domain);
+    return nullptr;
+  }
   domains_.push_back(std::move(domain));
   return domains_.back().get();
 }
@@ -121,15 +124,48 @@ bool Hypervisor::build_default_context(Domain& domain) {
   return true;
 }
 
+// No device has seen anything of it.
+void Hypervisor::destroy_unborn(Domain& domain) {
+  if (IoContext* context = domain.default_context.get(); context != nullptr) {
+    for (const std::uint64_t page : context->table->detach_all_tables()) context->table_memory->release(page);
+    for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->release_tag(context->tags[i]);
+  }
+  for (const P2mExtent& extent : domain.p2m.extents())
+    for (std::uint64_t i = 0; i < extent.pages; ++i) {
+      const bool released = frames_.release(extent.machine + i);
+      SIM_CHECK(released, "a domain's memory was allocated for it");
+    }
+}
+
 Domain* Hypervisor::find_domain(DomainId id) {
   const auto found = std::find_if(domains_.begin(), domains_.end(), [&](const auto& d) { return d->id == id; });
   return found == domains_.end() ? nullptr : found->get();
 }
 
+// Whether one of a device's requester ids is somebody's already.
+bool Hypervisor::is_taken(const DeviceSetting& device) const {
+  const std::vector<RequesterId> wanted = device.functions();
+  for (const auto& domain : domains_) {
+    if (domain->devices.contains(device.requester)) return true;
+    for (const auto& [requester, assigned] : domain->devices) {
+      const std::vector<RequesterId> there = assigned.setting.functions();
+      if (std::find_first_of(wanted.begin(), wanted.end(), there.begin(), there.end()) != wanted.end()) return true;
+    }
+  }
+  return false;
+}
+
+bool Hypervisor::has_sound_regions(const DeviceSetting& device) const {
+  const std::uint64_t last = last_dfn().value();
+  return std::all_of(device.reserved.begin(), device.reserved.end(), [last](const ReservedRegion& region) {
+    return region.pages != 0 && region.first.value() <= last && region.pages - 1 <= last - region.first.value();
+  });
+}
+
 Task<Errno> Hypervisor::assign_device(CpuPort& cpu, Domain& domain, DeviceSetting device) {
   if (device.unit >= units_.size() || !domain.default_context) co_return Errno::NoDevice;
-  for (const auto& other : domains_)
-    if (other->devices.contains(device.requester)) co_return Errno::Busy;
+  if (!has_sound_regions(device)) co_return Errno::Invalid;
+  if (is_taken(device)) co_return Errno::Busy;
   const RequesterId requester = device.requester;
   domain.devices[requester] = AssignedDevice{std::move(device), nullptr};
   const Errno status = co_await reattach(cpu, domain, requester, *domain.default_context);

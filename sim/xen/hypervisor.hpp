@@ -83,8 +83,9 @@ class Hypervisor {
     std::unique_ptr<IoContext> context;
   };
   NewContext make_context(ContextNumber number, ContextKind kind, TableMemory& tables);
-  // Releases everything a context holds, in slices. It is dying and no device is inside, so no cache knows it.
-  Task<void> destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context);
+  // Releases everything a context holds. It is dying and no device is inside, so no cache knows it. Returns the number
+  // of slices that this took.
+  Task<std::uint64_t> destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context);
   // Moves a device and its phantom functions, all or nothing.
   Task<Errno> reattach(CpuPort& cpu, Domain& domain, RequesterId device, IoContext& target);
   // Makes a change of a context's own setting (a nested context's stage 1) effective for the devices inside. `before`:
@@ -138,7 +139,7 @@ class Hypervisor {
   Task<Errno> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
                               std::optional<ContextSetting> old);
   Task<Errno> insert_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
-  Task<Errno> insert_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region);
+  Task<Errno> insert_reserved_region(CpuPort& cpu, Domain& domain, IoContext& nominal, ReservedRegion region);
   Task<void> remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
   Task<TableEdit> remove_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region);
   // One flush call: commands and a fence on every unit that the context is used on. No range: all of it.
@@ -146,7 +147,12 @@ class Hypervisor {
   [[nodiscard]] bool holds_reference(std::uint64_t machine_address) const;
   bool populate(Domain& domain);
   bool build_default_context(Domain& domain);
+  Task<void> flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
+                        std::optional<AddressRange> range);
   [[nodiscard]] bool uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const;
+  [[nodiscard]] bool is_taken(const DeviceSetting& device) const;
+  [[nodiscard]] bool has_sound_regions(const DeviceSetting& device) const;
+  void destroy_unborn(Domain& domain);
 
   HostMemory& memory_;
   FrameAllocator& frames_;
@@ -155,6 +161,7 @@ class Hypervisor {
   PageReferences references_;
   std::vector<std::unique_ptr<PhysicalUnit>> units_;
   std::vector<std::unique_ptr<Domain>> domains_;
+  std::uint64_t contexts_made_ = 0;
   ContextCounters counters_;
 };
 

@@ -3,6 +3,7 @@
 // made by the guest (PV-IOMMU) or by Xen for a virtual unit (a shadow, or a nested pair of tables).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -29,6 +30,7 @@ struct IoContext {
   explicit IoContext(ContextNumber context_number) : number(context_number) {}
 
   ContextNumber number;
+  std::uint64_t serial = 0;  // in order of creation: whoever locks two contexts begins with the older one
   // Stage2: `table` is the context's own. Nested: `stage1` is the guest's, and stage 2 is context 0's table.
   ContextKind kind = ContextKind::Stage2;
   std::unique_ptr<PageTable> table;
@@ -38,6 +40,7 @@ struct IoContext {
   std::vector<DomainTag> tags;  // by unit
   std::vector<RequesterId> devices;
   bool dying = false;
+  std::uint32_t pins = 0;  // tasks that know it and are not among its lock's waiters yet
   SpinLock lock{"io context"};
 
   // Unmapped without a flush: tables and machine frames that stay taken until flush_context().
@@ -53,6 +56,12 @@ struct IoContext {
     for (const Reserved& r : reserved)
       if (r.region.overlaps(first, pages)) return true;
     return false;
+  }
+  // Of `pages` from an address that is not reserved, those before the next reserved one.
+  [[nodiscard]] std::uint64_t unreserved_from(Dfn first, std::uint64_t pages) const {
+    for (const Reserved& r : reserved)
+      if (r.region.first > first) pages = std::min(pages, r.region.first.value() - first.value());
+    return pages;
   }
   [[nodiscard]] ContextSetting setting_on(std::size_t unit) const {
     return {.kind = kind, .domain = tags[unit], .stage1 = stage1, .stage2 = stage2};

@@ -161,7 +161,13 @@ Task<Errno> IommuOp::free_context(CpuPort& cpu, Call call) {
   context->dying = true;  // from here on nobody may attach to it
   const Errno emptied = co_await move_to_default(cpu, call.target, *context);
   if (emptied != Errno::Ok) co_return emptied;
-  co_await xen_.destroy_context(cpu, call.target, std::move(call.target.pv->slots[request.ctx_no - 1U]));
+  const std::uint64_t slices =
+      co_await xen_.destroy_context(cpu, call.target, std::move(call.target.pv->slots[request.ctx_no - 1U]));
+  // Each further slice is a trap of its own.
+  if (slices > 1) {
+    counters_.continuations += slices - 1;
+    co_await cpu.charge(CostId::Hypercall, slices - 1);
+  }
   co_return Errno::Ok;
 }
 

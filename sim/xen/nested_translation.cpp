@@ -9,9 +9,10 @@ namespace {
 // A guest's scope as it concerns one device, in the host's tags; nullopt: it does not concern it.
 std::optional<InvalidationScope> translated(const InvalidationScope& scope, RequesterId device, const Context& guest,
                                             DomainTag host) {
-  if (scope.domain && *scope.domain != guest.domain) return std::nullopt;
-  if (scope.asid && scope.asid != guest.asid) return std::nullopt;
+  const CacheTags tags{.domain = guest.domain, .asid = guest.asid, .requester = device, .is_global = true};
+  if (!matches(scope, tags)) return std::nullopt;
   InvalidationScope result = scope;
+  result.domain_ignore = 0;
   if (scope.kind == InvalidationKind::DeviceTlb) {
     if (scope.requester && *scope.requester != device) return std::nullopt;
     result.requester = device;

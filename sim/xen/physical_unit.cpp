@@ -87,15 +87,16 @@ Task<Errno> PhysicalUnit::block(CpuPort& cpu, RequesterId requester) {
 }
 
 std::optional<DomainTag> PhysicalUnit::allocate_tag() {
-  const auto free = std::find(tags_.begin(), tags_.end(), false);
-  if (free == tags_.end()) return std::nullopt;
-  *free = true;
-  return DomainTag(static_cast<std::uint32_t>(free - tags_.begin()));
+  while (lowest_free_tag_ < tags_.size() && tags_[lowest_free_tag_]) ++lowest_free_tag_;
+  if (lowest_free_tag_ == tags_.size()) return std::nullopt;
+  tags_[lowest_free_tag_] = true;
+  return DomainTag(static_cast<std::uint32_t>(lowest_free_tag_));
 }
 
 void PhysicalUnit::release_tag(DomainTag tag) {
   SIM_CHECK(tag.value() < tags_.size() && tags_[tag.value()], "a released tag was allocated");
   tags_[tag.value()] = false;
+  lowest_free_tag_ = std::min<std::size_t>(lowest_free_tag_, tag.value());
 }
 
 void PhysicalUnit::reset_counters() {

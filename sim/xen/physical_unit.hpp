@@ -72,6 +72,7 @@ class PhysicalUnit {
   std::unique_ptr<QueueClient> queue_;  // from bring_up() on
   SpinLock table_lock_{"device tables"};
   std::vector<bool> tags_;
+  std::size_t lowest_free_tag_ = 1;  // no free tag below it
   InvalidationCounters submitted_;
 };
 

@@ -37,6 +37,27 @@ AddressRange whole_pages(AddressRange range) {
 }
 std::uint64_t pages_in(AddressRange range) { return (range.last - range.first + 1) >> kPageLg2; }
 
+template <class Piece>
+void cut_out(std::vector<Piece>& pieces, const std::vector<AddressRange>& holes) {
+  for (const AddressRange hole : holes) {
+    std::vector<Piece> kept;
+    kept.reserve(pieces.size() + 1);
+    for (const Piece& piece : pieces) {
+      if (!piece.input.overlaps(hole)) {
+        kept.push_back(piece);
+        continue;
+      }
+      if (piece.input.first < hole.first)
+        kept.push_back({{piece.input.first, hole.first - 1}, piece.machine, piece.permissions});
+      if (piece.input.last > hole.last) {
+        const std::uint64_t skipped = hole.last + 1 - piece.input.first;
+        kept.push_back({{hole.last + 1, piece.input.last}, piece.machine + skipped, piece.permissions});
+      }
+    }
+    pieces = std::move(kept);
+  }
+}
+
 // What must go and what must come to turn one list of pieces into another; both ascending and disjoint.
 template <class Piece>
 struct Difference {
@@ -91,7 +112,7 @@ Task<void> ShadowTranslation::invalidate_translations(CpuPort& cpu, std::vector<
   for (const auto& device : devices_)
     for (const InvalidationScope& scope : scopes) {
       if (!device->guest || scope.kind != InvalidationKind::Iotlb) continue;
-      if (scope.domain && *scope.domain != device->guest->domain) continue;
+      if (!matches(scope, {.domain = device->guest->domain, .asid = scope.asid})) continue;
       const AddressRange range = scope.range ? whole_pages(*scope.range) : kEverything;
       const Errno status = co_await sync(cpu, *device, device->guest->stage2, range);
       if (status == Errno::Ok) continue;
@@ -106,8 +127,11 @@ Task<Errno> ShadowTranslation::sync(CpuPort& cpu, Device& device, TableRoot root
     ++counters_.resyncs;
   else
     ++counters_.syncs;
-  const GuestPieces guest = co_await read_guest(cpu, root, range);
-  const std::vector<Piece> shadow = co_await read_shadow(cpu, *device.translation, range);
+  GuestPieces guest = co_await read_guest(cpu, root, range);
+  std::vector<Piece> shadow = co_await read_shadow(cpu, *device.translation, range);
+  const std::vector<AddressRange> reserved = reserved_for(device);
+  cut_out(guest.pieces, reserved);
+  cut_out(shadow, reserved);
   // Tables too large to be honest translate nothing.
   const Difference<Piece> difference(shadow, guest.pieces);
   std::vector<Hypervisor::Piece> added;
@@ -120,6 +144,21 @@ Task<Errno> ShadowTranslation::sync(CpuPort& cpu, Device& device, TableRoot root
   if (!added.empty() || !difference.removed.empty())
     status = co_await xen_.replace_pages(cpu, domain_, *device.translation, difference.removed, std::move(added));
   co_return guest.refused ? Errno::TooBig : status;
+}
+
+// Reserved regions are Xen's to map and to unmap, whatever the guest's tables say there.
+std::vector<AddressRange> ShadowTranslation::reserved_for(const Device& device) const {
+  std::vector<ReservedRegion> regions;
+  for (const IoContext::Reserved& known : device.translation->reserved) regions.push_back(known.region);
+  const auto assigned = domain_.devices.find(device.requester);
+  if (assigned != domain_.devices.end()) {
+    const std::vector<ReservedRegion>& own = assigned->second.setting.reserved;
+    regions.insert(regions.end(), own.begin(), own.end());
+  }
+  std::vector<AddressRange> ranges;
+  for (const ReservedRegion& region : regions)
+    ranges.push_back({region.first.address().value(), (region.first + region.pages).address().value() - 1});
+  return ranges;
 }
 
 Task<ShadowTranslation::GuestPieces> ShadowTranslation::read_guest(CpuPort& cpu, TableRoot root, AddressRange range) {

@@ -50,6 +50,7 @@ class ShadowTranslation final : public VirtualDevices {
   Task<Errno> sync(CpuPort& cpu, Device& device, TableRoot root, AddressRange range);
   Task<GuestPieces> read_guest(CpuPort& cpu, TableRoot root, AddressRange range);
   Task<std::vector<Piece>> read_shadow(CpuPort& cpu, const IoContext& context, AddressRange range);
+  [[nodiscard]] std::vector<AddressRange> reserved_for(const Device& device) const;
   void append_machine_pieces(std::vector<Piece>& pieces, const MappedLeaf& leaf, AddressRange range) const;
 
   std::unique_ptr<TableDriver> reader_;  // the family's way of reading a guest's tables

@@ -48,6 +48,7 @@ Task<void> VirtualUnit::write(CpuPort& cpu, std::uint64_t offset, unsigned bytes
     core_->invalidation_done();
   }
   if (effect.commands_pending) co_await run_commands(cpu);
+  co_await deliver_interrupts(cpu);
   cpu.release(lock_);
 }
 
@@ -78,6 +79,13 @@ Task<void> VirtualUnit::run_commands(CpuPort& cpu) {
     co_await complete(cpu, *effect.fence);
   }
   if (!batch.empty()) co_await sink_->invalidate(cpu, std::move(batch));
+}
+
+Task<void> VirtualUnit::deliver_interrupts(CpuPort& cpu) {
+  while (core_->take_interrupt()) {
+    ++interrupts_;
+    co_await cpu.charge(CostId::InterruptInject);
+  }
 }
 
 Task<void> VirtualUnit::complete(CpuPort& cpu, FenceCompletion fence) {

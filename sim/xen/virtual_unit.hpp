@@ -70,6 +70,7 @@ class VirtualUnit final : public MmioPort {
   Task<void> charge_exit(CpuPort& cpu);
   Task<void> run_commands(CpuPort& cpu);
   Task<void> complete(CpuPort& cpu, FenceCompletion fence);
+  Task<void> deliver_interrupts(CpuPort& cpu);
 
   Domain& domain_;
   UnitFeatures features_;
