@@ -45,6 +45,8 @@ class DescriptorReader {
         beyond_output_(bits_between(output_bits, 64)),
         has_high_bits_(wide_output && granule.lg2 == kGranules0[1]),
         largest_leaf_(granule.lg2 == kGranules0[0] || has_high_bits_ ? 2 : 1) {}
+  // For software that never uses blocks.
+  constexpr void forbid_blocks() { largest_leaf_ = 0; }
 
   [[nodiscard]] constexpr const Granule& granule() const { return granule_; }
   [[nodiscard]] constexpr bool can_be_leaf(Level level) const { return level <= largest_leaf_; }

@@ -81,6 +81,17 @@ struct StallResolution {
   Termination termination = Termination::Abort;
 };
 
+// A device asks software to make a page present. `last` closes the group that software answers as one.
+struct PageRequest {
+  RequesterId requester;
+  std::optional<Pasid> pasid{};
+  Iova page;
+  Permissions wanted = kReadOnly;
+  bool privileged = false;
+  bool last = true;
+  std::uint16_t group = 0;
+};
+
 // The answer to a group of page requests of a device.
 struct PageRequestResponse {
   enum class Code : std::uint8_t { Success, Invalid, Failure };
@@ -106,6 +117,7 @@ struct RegisterEffect {
   // Register-based invalidation: apply, then call invalidation_done().
   std::vector<InvalidationScope> scopes;
   bool configuration_changed = false;  // translation enabled, disabled, or its root replaced: cached contexts are void
+  std::vector<StallResolution> resolutions{};
 };
 
 // A message-signalled interrupt that the core wants written.
@@ -143,6 +155,12 @@ class IommuCore {
   [[nodiscard]] virtual bool has_events() const { return false; }
   // Writes them all. One at a time: whoever drives the core awaits it before starting another.
   virtual Task<void> write_events(MemoryPort& memory);
+
+  // Queues a device's page request for software, written by write_events(). What comes back is the unit's own answer,
+  // where it may not or need not ask.
+  virtual std::optional<PageRequestResponse> record_page_request(const PageRequest& request) {
+    return PageRequestResponse{request.requester, request.pasid, request.group, PageRequestResponse::Code::Failure};
+  }
 
   // Commands ---------------------------------------------------------------------------------------------------------
   // True when the ring holds a command that may be fetched now.

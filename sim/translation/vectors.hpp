@@ -28,6 +28,8 @@ struct RecordedFault {
   RequesterId requester;
   Access access = Access::Read;
   std::optional<Pasid> pasid{};
+  std::uint64_t detail = 0;               // what else the family's record says of the access
+  std::optional<std::uint64_t> memory{};  // an intermediate or table address, where the record names one
   friend bool operator==(const RecordedFault&, const RecordedFault&) = default;
 };
 
@@ -142,5 +144,14 @@ struct VectorJudgement {
 };
 // One judgement per access; one more if memory afterwards differs.
 [[nodiscard]] std::vector<VectorJudgement> judge(const VectorRecord& record, const VectorFamily& family);
+
+// A record brought to the point before one of its accesses, which exists: memory as the accesses before it left it,
+// registers as software set them. The record outlives it.
+struct VectorScene {
+  std::unique_ptr<VectorMemory> memory;
+  std::unique_ptr<IommuCore> core;
+  std::string register_difference;  // of a register that reads otherwise than recorded; empty: none does
+};
+[[nodiscard]] VectorScene scene_before(const VectorRecord& record, const VectorFamily& family, std::size_t access);
 
 }  // namespace iommu
