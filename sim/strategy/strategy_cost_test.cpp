@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// What each way of translation costs, in things that can be counted: hypercalls, exits, commands of the physical unit,
+// table reads. Every number follows from the mechanism.
+#include <gtest/gtest.h>
+
+#include "sim/strategy/strategy_test_support.hpp"
+
+namespace iommu::strategy::test {
+namespace {
+
+using guest::DmaMapping;
+using guest::DmaStatus;
+
+constexpr Gpa kBuffer{0x123000};
+
+// What happened during some operations.
+struct Events {
+  std::uint64_t hypercalls = 0;
+  std::uint64_t exits = 0;      // all traps of the virtual unit
+  std::uint64_t doorbells = 0;  // of them
+  std::uint64_t device_model = 0;
+  std::uint64_t iotlb = 0;   // commands of the physical unit
+  std::uint64_t fences = 0;  // on it
+  friend bool operator==(const Events&, const Events&) = default;
+  friend void PrintTo(const Events& e, std::ostream* out) {
+    *out << "hypercalls " << e.hypercalls << ", exits " << e.exits << " (doorbells " << e.doorbells << ", device model "
+         << e.device_model << "), commands " << e.iotlb << ", fences " << e.fences;
+  }
+};
+
+class Counted {
+ public:
+  explicit Counted(Machine& machine) : machine_(machine), charged_(machine.cpu.charged()) {
+    machine.hypercall.reset_counters();
+    machine.strategy().reset_counters();
+    machine.unit.applied.clear();
+    machine.unit.fences = 0;
+  }
+  // What was counted must also have been charged.
+  [[nodiscard]] Events events() const {
+    const xen::TrapCounters traps = machine_.strategy().counters().traps;
+    const Events e{.hypercalls = machine_.hypercall.counters().total(),
+                   .exits = traps.total(),
+                   .doorbells = traps.doorbell,
+                   .device_model = traps.device_model,
+                   .iotlb = machine_.unit.applied.size(),
+                   .fences = machine_.unit.fences};
+    EXPECT_EQ(charged(CostId::Hypercall), e.hypercalls);
+    EXPECT_EQ(charged(CostId::VmExitMmio), e.exits);
+    EXPECT_EQ(charged(CostId::DeviceModelExit), e.device_model);
+    return e;
+  }
+  [[nodiscard]] std::uint64_t charged(CostId cost) const { return machine_.cpu.charged()[cost] - charged_[cost]; }
+
+ private:
+  Machine& machine_;
+  CostCounts charged_;
+};
+
+class Costs : public OnPairs {
+ protected:
+  // By strategy: nothing, PV, nested, emulated.
+  static Events expected(const Events& pv, const Events& nested, const Events& emulated) {
+    if (is(kPvIommu)) return pv;
+    if (is(kNested)) return nested;
+    if (is(kEmulatedViommu)) return emulated;
+    return {};
+  }
+};
+ON_STRATEGIES(Costs, kStrategies);
+class PvCosts : public Costs {};
+ON_STRATEGIES(PvCosts, (std::array{&kPvIommu}));
+class NestedCosts : public Costs {};
+ON_STRATEGIES(NestedCosts, (std::array{&kNested}));
+class EmulatedCosts : public Costs {};
+ON_STRATEGIES(EmulatedCosts, (std::array{&kEmulatedViommu}));
+class DefaultContextCosts : public Costs {};  // of what walks context 0's table
+ON_STRATEGIES(DefaultContextCosts, (std::array{&kPassthrough, &kNested}));
+
+// Kills: a hypercall per page; an exit to map under nesting; a map that does not trap under emulation; a flush for
+// entries that nothing can have cached.
+TEST_P(Costs, OneMapCallCosts) {
+  for (const Bytes length : {1_B, 4_KiB, 64_KiB, 3_MiB}) {
+    Machine m(family(), strategy());
+    Machine::Device& nic = m.attach(kNic);
+    const Counted counted(m);
+    ASSERT_EQ(m.map(nic, kBuffer, length).status, DmaStatus::Ok);
+    EXPECT_EQ(counted.events(), expected({.hypercalls = 1}, {}, {.exits = 1, .doorbells = 1})) << length.value();
+  }
+}
+
+// Kills: a flush per page; a fence that nobody waits for; an unmap that returns without one.
+TEST_P(Costs, OneStrictUnmapCallCosts) {
+  for (const Bytes length : {1_B, 4_KiB, 64_KiB, 3_MiB}) {
+    Machine m(family(), strategy());
+    Machine::Device& nic = m.attach(kNic);
+    const DmaMapping mapped = m.map(nic, kBuffer, length);
+    const Counted counted(m);
+    ASSERT_EQ(m.unmap(nic, mapped.address, length), DmaStatus::Ok);
+    EXPECT_EQ(counted.events(), expected({.hypercalls = 1, .iotlb = 1, .fences = 1},
+                                         {.exits = 1, .doorbells = 1, .iotlb = 1, .fences = 1},
+                                         {.exits = 1, .doorbells = 1, .iotlb = 1, .fences = 1}))
+        << length.value();
+  }
+}
+
+// A PV call takes one contiguous piece; tables take any number of them with one sync. Kills: a sync per piece.
+TEST_P(Costs, AScatterlistCostsPvACallPerPiece) {
+  Machine m(family(), strategy());
+  Machine::Device& nic = m.attach(kNic);
+  std::vector<guest::ScatterEntry> list;
+  for (std::uint64_t i = 0; i < 7; ++i) list.push_back({Gpa(0x400000 - i * 0x2000), 4_KiB});
+  const Counted mapping(m);
+  const DmaMapping mapped = nic.api->map_scatterlist(m.cpu, list, kReadWrite).run();
+  ASSERT_EQ(mapped.status, DmaStatus::Ok);
+  EXPECT_EQ(mapping.events(), expected({.hypercalls = 7}, {}, {.exits = 1, .doorbells = 1}));
+  const Counted unmapping(m);
+  ASSERT_EQ(m.unmap(nic, mapped.address, 28_KiB), DmaStatus::Ok);
+  EXPECT_EQ(unmapping.events().hypercalls, is(kPvIommu) ? 1U : 0U);
+  EXPECT_LE(unmapping.events().exits, 1U);
+}
+
+// Kills: traps that go to Xen although a device model was asked for, or to both where neither traps.
+TEST_P(Costs, ADeviceModelSeesEveryTrap) {
+  Machine m(family(), strategy(), {.strategy = {.trap_target = xen::TrapTarget::DeviceModel}});
+  Machine::Device& nic = m.attach(kNic);
+  const Counted counted(m);
+  const DmaMapping mapped = m.map(nic, kBuffer);
+  m.unmap(nic, mapped.address);
+  EXPECT_EQ(counted.events(), expected({.hypercalls = 2, .iotlb = 1, .fences = 1},
+                                       {.exits = 1, .doorbells = 1, .device_model = 1, .iotlb = 1, .fences = 1},
+                                       {.exits = 2, .doorbells = 2, .device_model = 2, .iotlb = 1, .fences = 1}));
+}
+
+// Kills: an unmap that flushes although it is deferred; a flush per range.
+TEST_P(Costs, LazyUnmapsShareOneFlush) {
+  constexpr std::uint64_t kUnmaps = 20;
+  Machine m(family(), strategy(), lazy());
+  Machine::Device& nic = m.attach(kNic);
+  std::vector<Iova> addresses;
+  for (std::uint64_t i = 0; i < kUnmaps; ++i) addresses.push_back(m.map(nic, kBuffer).address);
+  const Counted unmapping(m);
+  for (const Iova address : addresses) m.unmap(nic, address);
+  EXPECT_EQ(unmapping.events(), expected({.hypercalls = kUnmaps}, {}, {}));
+  const Counted flushing(m);
+  nic.api->flush(m.cpu).run();
+  EXPECT_EQ(flushing.events(),
+            expected({.hypercalls = 1, .iotlb = 1, .fences = 1}, {.exits = 1, .doorbells = 1, .iotlb = 1, .fences = 1},
+                     {.exits = 1, .doorbells = 1, .iotlb = 1, .fences = 1}));
+  if (is(kPassthrough)) EXPECT_FALSE(nic.api->is_lazy());
+}
+
+// Without the option every unmap flushes, as in the RFC. Kills: laziness that is only pretended.
+TEST_P(PvCosts, WithoutDeferredFlushLazyStaysStrict) {
+  Machine m(family(), strategy(), {.unmapping = guest::Unmapping::Lazy});
+  Machine::Device& nic = m.attach(kNic);
+  EXPECT_FALSE(nic.api->is_lazy());
+  const DmaMapping mapped = m.map(nic, kBuffer);
+  const Counted counted(m);
+  m.unmap(nic, mapped.address);
+  EXPECT_EQ(counted.events(), (Events{.hypercalls = 1, .iotlb = 1, .fences = 1}));
+}
+
+// What a flush means for a shadow: everything that is mapped is compared, however little was unmapped. Strict looks at
+// one range. Kills: a resync that looks at less than all, or a range sync that looks at all.
+TEST_P(EmulatedCosts, AFlushComparesEverything) {
+  constexpr std::uint64_t kLive = 100;
+  const auto compared_by_one_unmap = [&](const MachineOptions& options) {
+    Machine m(family(), strategy(), options);
+    Machine::Device& nic = m.attach(kNic);
+    for (std::uint64_t i = 0; i < kLive; ++i) m.map(nic, kBuffer);
+    const DmaMapping mapped = m.map(nic, kBuffer);
+    const Counted counted(m);
+    m.unmap(nic, mapped.address);
+    nic.api->flush(m.cpu).run();
+    const StrategyCounters counters = m.strategy().counters();
+    EXPECT_EQ(counters.shadow_changes, 1U);
+    EXPECT_EQ(counted.charged(CostId::ShadowEntry), counters.shadow_entries);
+    return counters;
+  };
+  const StrategyCounters lazily = compared_by_one_unmap(lazy());
+  EXPECT_EQ(lazily.shadow_resyncs, 1U);
+  EXPECT_EQ(lazily.shadow_entries, 2 * kLive + 1) << "the guest's entries and the shadow's, which has one more";
+  const StrategyCounters strictly = compared_by_one_unmap({});
+  EXPECT_EQ(strictly.shadow_entries, 1U + 2 * kLive) << "one for the unmap, the rest for the flush at the end";
+}
+
+// Cold: nothing cached. A nested walk reads one stage-1 entry per level, and for each of these addresses and for the
+// result all levels of stage 2. Kills: levels walked twice; table reads booked under another kind; a context of five
+// reads.
+TEST_P(Costs, AColdMissReads) {
+  Machine m(family(), strategy());
+  Machine::Device& nic = m.attach(kNic);
+  const DmaMapping mapped = m.map(nic, kBuffer);
+  HostTableMemory scratch(m.host, m.xen.frames());
+  const auto driver = family().make_driver(m.host_driver());
+  const std::uint64_t stage2 = driver->create_table(TableKind::Stage2, scratch)->root().top_level + 1U;
+  m.unit.forget_everything();
+  const std::uint64_t contexts = m.unit.reads(AccessKind::DeviceTable);
+  const std::uint64_t first = m.unit.reads(AccessKind::Stage1Entry);
+  const std::uint64_t second = m.unit.reads(AccessKind::Stage2Entry);
+  // Not through m.dma(): walk caches would spare what this test counts.
+  EXPECT_EQ(m.peek(kNic, mapped.address), m.host_address(kBuffer));
+  EXPECT_LE(m.unit.reads(AccessKind::DeviceTable) - contexts, 4U);
+  const std::uint64_t stage1_reads = m.unit.reads(AccessKind::Stage1Entry) - first;
+  const std::uint64_t stage2_reads = m.unit.reads(AccessKind::Stage2Entry) - second;
+  if (!is(kNested)) {
+    EXPECT_EQ(stage1_reads, 0U);
+    EXPECT_EQ(stage2_reads, stage2);
+    EXPECT_LE(stage2_reads, 4U);
+    return;
+  }
+  const std::uint64_t stage1 = driver->create_table(TableKind::Stage1, scratch)->root().top_level + 1U;
+  EXPECT_EQ(stage1_reads, stage1);
+  EXPECT_EQ(stage2_reads, (stage1 + 1) * stage2);
+  EXPECT_LE(stage1_reads + stage2_reads, 24U);
+}
+
+// Larger pages of the domain's memory shorten every stage-2 walk. Kills: context 0 in single pages whatever the
+// domain's.
+TEST_P(DefaultContextCosts, LargePagesOfTheDomainShortenEveryWalk) {
+  const auto reads = [&](unsigned page_lg2) {
+    Machine m(family(), strategy(), {.backing = xen::Backing::Contiguous, .page_lg2 = page_lg2});
+    Machine::Device& nic = m.attach(kNic);
+    const DmaMapping mapped = m.map(nic, kBuffer);
+    const std::uint64_t before = m.unit.reads(AccessKind::Stage2Entry);
+    EXPECT_EQ(m.peek(kNic, mapped.address), m.host_address(kBuffer));
+    return m.unit.reads(AccessKind::Stage2Entry) - before;
+  };
+  const std::uint64_t small = reads(12);
+  const std::uint64_t large = reads(21);
+  EXPECT_EQ(large * 4, small * 3) << "three levels instead of four in every walk";
+}
+
+// Kills: guest tables that nobody counts; tables of Xen counted as the guest's.
+TEST_P(Costs, GuestTableMemoryIsTheGuestsOnly) {
+  Machine m(family(), strategy());
+  Machine::Device& nic = m.attach(kNic);
+  const std::uint64_t before = m.strategy().guest_table_bytes();
+  const std::uint64_t kernel = m.pages.used();
+  ASSERT_EQ(m.map_at(nic, 0x1234000000, kBuffer, 4_KiB), DmaStatus::Ok);
+  const std::uint64_t grown = m.strategy().guest_table_bytes() - before;
+  EXPECT_EQ(grown >> kPageLg2, m.pages.used() - kernel);
+  if (is(kNested) || is(kEmulatedViommu))
+    EXPECT_EQ(grown, (12_KiB).value());
+  else
+    EXPECT_EQ(grown + before, 0U);
+  if (is(kPassthrough)) return;
+  ASSERT_EQ(m.unmap_at(nic, 0x1234000000, 4_KiB), DmaStatus::Ok);
+  EXPECT_EQ(m.pages.used() - kernel, grown >> kPageLg2) << "Linux keeps tables that one call does not cover";
+}
+
+// Kills: counters that a reset forgets.
+TEST_P(Costs, ResetCountersStartsFromZero) {
+  Machine m(family(), strategy(), {.strategy = {.trap_target = xen::TrapTarget::DeviceModel}});
+  Machine::Device& nic = m.attach(kNic);
+  m.unmap(nic, m.map(nic, kBuffer).address);
+  m.strategy().reset_counters();
+  const StrategyCounters counters = m.strategy().counters();
+  EXPECT_EQ(counters.traps.total() + counters.traps.device_model + counters.commands_emulated, 0U);
+  EXPECT_EQ(counters.shadow_entries + counters.shadow_changes + counters.shadow_resyncs + counters.refused_scans, 0U);
+  EXPECT_EQ(counters.guest.commands(), 0U);
+}
+
+// With the hint, an unmap that empties no table keeps walk caches; one that does, does not. Kills: the hint always, or
+// never; forwarding without it.
+TEST_P(NestedCosts, TheLeafHintReachesHardware) {
+  for (const bool hint : {false, true}) {
+    Machine m(family(), strategy(), {.strategy = {.leaf_hint = hint}});
+    Machine::Device& nic = m.attach(kNic);
+    const auto leaf_only = [&](std::uint64_t at, Bytes length) {
+      EXPECT_EQ(m.map_at(nic, at, kBuffer, length), DmaStatus::Ok);
+      const Counted counted(m);
+      EXPECT_EQ(m.unmap_at(nic, at, length), DmaStatus::Ok);
+      EXPECT_EQ(m.unit.applied.size(), 1U);
+      return !m.unit.applied.empty() && m.unit.applied.front().leaf_only;
+    };
+    EXPECT_EQ(leaf_only(0x40000000, 4_KiB), hint);
+    EXPECT_FALSE(leaf_only(0x40000000, 2_MiB)) << "frees the table";
+  }
+}
+
+}  // namespace
+}  // namespace iommu::strategy::test
