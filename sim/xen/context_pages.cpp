@@ -102,7 +102,10 @@ Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext&
   pages = context.unreserved_from(dfn, asked);
   const AddressRange range = bytes_of(dfn, pages);
   std::vector<Mfn> frames = frames_behind(*context.table, range);
-  TableEdit edit = context.table->unmap(range.first, kPageSize * pages, ReclaimTables::WhenEmpty);
+  // Without a flush a walk cache goes on using a table that was unlinked, and would miss what is mapped beside the range
+  // meanwhile: only a table whose whole range waits for the flush may go.
+  const ReclaimTables reclaim = flush == UnmapFlush::Later ? ReclaimTables::WhenCovered : ReclaimTables::WhenEmpty;
+  TableEdit edit = context.table->unmap(range.first, kPageSize * pages, reclaim);
   done.pages = edit.pages_done;
   done.status = to_errno(edit.status);
   if (done.status == Errno::Ok && pages < asked) done.status = Errno::AddressNotAvailable;
