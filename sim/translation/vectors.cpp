@@ -78,28 +78,35 @@ struct Run {
   VectorMemory::Words words;
 };
 
+VectorScene set_up(const VectorRecord& record, const VectorAccess& access, const VectorFamily& family,
+                   VectorMemory::Words words, const VectorRegisters& id_registers) {
+  VectorScene scene{std::make_unique<VectorMemory>(record), family.make_core(id_registers), {}};
+  scene.memory->replace(std::move(words));
+  scene.register_difference = replay(*scene.core, *scene.memory, record.setup);
+  const std::string difference = replay(*scene.core, *scene.memory, access.before);
+  if (scene.register_difference.empty()) scene.register_difference = difference;
+  return scene;
+}
+
 Run run(const VectorRecord& record, const VectorAccess& access, const VectorFamily& family, VectorMemory::Words words,
         const VectorRegisters& id_registers) {
-  VectorMemory memory(record);
-  memory.replace(std::move(words));
-  const auto core = family.make_core(id_registers);
+  const VectorScene scene = set_up(record, access, family, std::move(words), id_registers);
+  VectorMemory& memory = *scene.memory;
   Run result;
-  result.register_difference = replay(*core, memory, record.setup);
-  const std::string difference = replay(*core, memory, access.before);
-  if (result.register_difference.empty()) result.register_difference = difference;
+  result.register_difference = scene.register_difference;
   LeafSize leaf;
   const TranslationResponse response =
-      core->translate(access.request, memory, {.caches = nullptr, .observer = &leaf}).run();
+      scene.core->translate(access.request, memory, {.caches = nullptr, .observer = &leaf}).run();
   if (const auto* translation = std::get_if<Translation>(&response)) {
     result.outcome.result = VectorResult::Translated;
     result.outcome.output = translation->address.value();
     result.outcome.page_lg2 = leaf.page_lg2;
   } else {
     const Fault& fault = std::get<Fault>(response);
-    core->record(fault);
-    core->write_events(memory).run();
+    scene.core->record(fault);
+    scene.core->write_events(memory).run();
     result.outcome.reason = fault.row->code;
-    if (const auto recorded = family.recorded_fault(*core, memory)) {
+    if (const auto recorded = family.recorded_fault(*scene.core, memory)) {
       result.outcome.result = VectorResult::Fault;
       result.outcome.reason = recorded->first;
       result.outcome.fault = recorded->second;
@@ -215,10 +222,19 @@ bool VectorMemory::begin(MemoryAccess& access) {
   return true;
 }
 
-std::vector<VectorJudgement> judge(const VectorRecord& record, const VectorFamily& family) {
+namespace {
+
+struct JudgedAccesses {
   std::vector<VectorJudgement> judgements;
-  VectorMemory::Words words = VectorMemory(record).words();
-  for (const VectorAccess& access : record.accesses) {
+  VectorMemory::Words words;  // afterwards
+};
+
+// The first `count` accesses of a record.
+JudgedAccesses judge_accesses(const VectorRecord& record, const VectorFamily& family, std::size_t count) {
+  JudgedAccesses judged{{}, VectorMemory(record).words()};
+  VectorMemory::Words& words = judged.words;
+  for (std::size_t i = 0; i < count; ++i) {
+    const VectorAccess& access = record.accesses[i];
     VectorJudgement judgement;
     Run ours = run(record, access, family, words, record.id_registers);
     judgement.ours = ours.outcome;
@@ -245,13 +261,26 @@ std::vector<VectorJudgement> judge(const VectorRecord& record, const VectorFamil
       judgement.rules = std::move(theirs.rules);
       words = explained ? std::move(theirs.run.words) : std::move(ours.words);
     }
-    judgements.push_back(std::move(judgement));
+    judged.judgements.push_back(std::move(judgement));
   }
+  return judged;
+}
+
+}  // namespace
+
+VectorScene scene_before(const VectorRecord& record, const VectorFamily& family, std::size_t access) {
+  JudgedAccesses judged = judge_accesses(record, family, access);
+  return set_up(record, record.accesses[access], family, std::move(judged.words), record.id_registers);
+}
+
+std::vector<VectorJudgement> judge(const VectorRecord& record, const VectorFamily& family) {
+  JudgedAccesses judged = judge_accesses(record, family, record.accesses.size());
+  std::vector<VectorJudgement>& judgements = judged.judgements;
   const bool comparable = std::none_of(judgements.begin(), judgements.end(), [](const VectorJudgement& j) {
     return j.verdict == VectorVerdict::Disagree || j.verdict == VectorVerdict::Unknown;
   });
   if (comparable)
-    if (auto judgement = judge_memory(record, family, words)) judgements.push_back(std::move(*judgement));
+    if (auto judgement = judge_memory(record, family, judged.words)) judgements.push_back(std::move(*judgement));
   return judgements;
 }
 
