@@ -89,9 +89,10 @@ VectorScene set_up(const VectorRecord& record, const VectorAccess& access, const
 }
 
 Run run(const VectorRecord& record, const VectorAccess& access, const VectorFamily& family, VectorMemory::Words words,
-        const VectorRegisters& id_registers) {
+        const VectorRegisters& id_registers, const std::vector<VectorRegisterAccess>& registers = {}) {
   const VectorScene scene = set_up(record, access, family, std::move(words), id_registers);
   VectorMemory& memory = *scene.memory;
+  (void)replay(*scene.core, memory, registers);
   Run result;
   result.register_difference = scene.register_difference;
   LeafSize leaf;
@@ -129,6 +130,7 @@ Hypothesis explain(const VectorRecord& record, const VectorAccess& access, const
   const bool blocked = ours.outcome.result == VectorResult::Blocked;
   VectorMemory::Words patched = before;
   VectorRegisters id_registers = record.id_registers;
+  std::vector<VectorRegisterAccess> registers;
   std::vector<VectorWord> undo;
   for (const VectorRule& rule : family.rules) {
     const bool untouched = hypothesis.rules.empty() && blocked;
@@ -143,8 +145,9 @@ Hypothesis explain(const VectorRecord& record, const VectorAccess& access, const
       patched[address] = value;
     }
     for (const auto& [name, value] : change->id_registers) id_registers.insert_or_assign(name, value);
-    if (!change->words.empty() || !change->id_registers.empty())
-      hypothesis.run = run(record, access, family, patched, id_registers);
+    registers.insert(registers.end(), change->registers.begin(), change->registers.end());
+    if (!change->words.empty() || !change->id_registers.empty() || !change->registers.empty())
+      hypothesis.run = run(record, access, family, patched, id_registers, registers);
     if (change->outcome) hypothesis.run.outcome = *change->outcome;
     if (change->marks == VectorMarks::Undone) hypothesis.run.words = patched;
   }

@@ -102,7 +102,8 @@ struct VectorCase {
 };
 enum class VectorMarks : std::uint8_t { Kept, Undone };  // Undone: the recorder refused before it walked any table
 struct VectorChange {
-  std::vector<VectorWord> words{};  // tables as the recorder takes them
+  std::vector<VectorWord> words{};                // tables as the recorder takes them
+  std::vector<VectorRegisterAccess> registers{};  // and registers, written once more after the setup
   std::vector<std::pair<std::string, std::uint64_t>> id_registers{};
   std::optional<VectorOutcome> outcome{};  // or the outcome itself
   VectorMarks marks = VectorMarks::Kept;
