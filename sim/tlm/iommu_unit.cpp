@@ -287,8 +287,7 @@ void IommuUnit::answer(UnitRequest& request, const TranslationResponse& response
   request.internal.is_answered = true;
   if (const auto* fault = std::get_if<Fault>(&response)) {
     ++statistics_.faulted;
-    ++statistics_.faults[fault->row];
-    if (const auto interrupt = core_.record(*fault)) post_interrupt(*interrupt);
+    record(*fault);
   }
   if (parameters_.ordering == Ordering::InOrder) {
     while (!order_.is_empty() && order_.front()->internal.is_answered) finish(*order_.pop());
@@ -300,6 +299,11 @@ void IommuUnit::answer(UnitRequest& request, const TranslationResponse& response
     return;
   }
   finish(request);
+}
+
+void IommuUnit::record(const Fault& fault) {
+  ++statistics_.faults[fault.row];
+  if (const auto interrupt = core_.record(fault)) post_interrupt(*interrupt);
 }
 
 void IommuUnit::finish(UnitRequest& request) {

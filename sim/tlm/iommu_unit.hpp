@@ -50,6 +50,9 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void on_space(Calendar::Action action, void* context, std::uint64_t argument = 0);
   // The request's `done` runs from the calendar, never inside submit().
   void submit(UnitRequest& request);
+  // Records a fault found without the unit's help (an access without time), and sends the interrupt if software asked
+  // for one. Faults of submitted requests have been recorded when they are done.
+  void record(const Fault& fault);
 
   // Software's side
   // ----------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ class Core final : public IommuCore {
   bool marks = false;
   bool is_enabled = true;
   std::optional<InterruptMessage> fault_interrupt;
+  Termination termination = Termination::Abort;  // of the faults to come
   std::vector<Fault> recorded;
   std::uint64_t busy = 0;  // register-based invalidations not done
 
@@ -179,8 +180,9 @@ class Core final : public IommuCore {
   [[nodiscard]] std::uint64_t tail() const { return tail_; }
 
  private:
-  static Fault fault(const FaultRow& row, Stage stage, const TranslationRequest& r) {
+  Fault fault(const FaultRow& row, Stage stage, const TranslationRequest& r) const {
     Fault f;
+    f.termination = termination;
     f.row = &row;
     f.stage = stage;
     f.address = r.address;
