@@ -102,8 +102,8 @@ Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext&
   pages = context.unreserved_from(dfn, asked);
   const AddressRange range = bytes_of(dfn, pages);
   std::vector<Mfn> frames = frames_behind(*context.table, range);
-  // Without a flush a walk cache goes on using a table that was unlinked, and would miss what is mapped beside the range
-  // meanwhile: only a table whose whole range waits for the flush may go.
+  // Without a flush a walk cache goes on using a table that was unlinked, and would miss what is mapped beside the
+  // range meanwhile: only a table whose whole range waits for the flush may go.
   const ReclaimTables reclaim = flush == UnmapFlush::Later ? ReclaimTables::WhenCovered : ReclaimTables::WhenEmpty;
   TableEdit edit = context.table->unmap(range.first, kPageSize * pages, reclaim);
   done.pages = edit.pages_done;

@@ -157,8 +157,8 @@ Task<Errno> IommuOp::free_context(CpuPort& cpu, Call call) {
   if (request.ctx_no == 0 || (request.free_flags & ~abi::kFreeReattachDefault) != 0) co_return Errno::Invalid;
   IoContext* context = guest_context(call.target, request.ctx_no);
   if (context == nullptr || context->dying) co_return Errno::NoEntry;
-  if (!context->devices.empty() && (request.free_flags & abi::kFreeReattachDefault) == 0) co_return Errno::Busy;
-  context->dying = true;  // from here on nobody may attach to it
+  const Errno doomed = co_await doom(cpu, *context, request.free_flags);
+  if (doomed != Errno::Ok) co_return doomed;
   const Errno emptied = co_await move_to_default(cpu, call.target, *context);
   if (emptied != Errno::Ok) co_return emptied;
   const std::uint64_t slices =
@@ -171,6 +171,20 @@ Task<Errno> IommuOp::free_context(CpuPort& cpu, Call call) {
   co_return Errno::Ok;
 }
 
+// From here on nobody may attach to it. Under its lock, because somebody may be about to.
+Task<Errno> IommuOp::doom(CpuPort& cpu, IoContext& context, std::uint32_t free_flags) {
+  co_await cpu.acquire(context.lock);
+  Errno status = Errno::Ok;
+  if (context.dying)
+    status = Errno::NoEntry;
+  else if (!context.devices.empty() && (free_flags & abi::kFreeReattachDefault) == 0)
+    status = Errno::Busy;
+  else
+    context.dying = true;
+  cpu.release(context.lock);
+  co_return status;
+}
+
 // All devices of a dying context, or none: then it lives on.
 Task<Errno> IommuOp::move_to_default(CpuPort& cpu, Domain& domain, IoContext& context) {
   std::vector<RequesterId> moved;
@@ -181,6 +195,9 @@ Task<Errno> IommuOp::move_to_default(CpuPort& cpu, Domain& domain, IoContext& co
       moved.push_back(device);
       continue;
     }
+    const bool still_inside =
+        std::find(context.devices.begin(), context.devices.end(), device) != context.devices.end();
+    if (!still_inside) continue;  // somebody else moved it meanwhile
     context.dying = false;
     for (const RequesterId back : moved) {
       const Errno returned = co_await xen_.reattach(cpu, domain, back, context);

@@ -52,6 +52,7 @@ class IommuOp {
   Errno init(Call call);
   Errno alloc_context(Call call);
   Task<Errno> free_context(CpuPort& cpu, Call call);
+  static Task<Errno> doom(CpuPort& cpu, IoContext& context, std::uint32_t free_flags);
   Task<Errno> move_to_default(CpuPort& cpu, Domain& domain, IoContext& context);
   Task<Errno> reattach_device(CpuPort& cpu, Call call);
   Task<Errno> map_pages(CpuPort& cpu, Call call);
