@@ -6,12 +6,11 @@
 #include <memory>
 
 #include "models/smmuv3/core.hpp"
+#include "models/smmuv3/recorder.hpp"
 
 namespace iommu::smmuv3 {
 
 namespace {
-
-[[maybe_unused]] constexpr unsigned kQemu7 = 7;
 
 std::uint64_t register_of(const VectorRegisters& registers, std::string_view name) {
   const auto found = registers.find(name);
@@ -83,14 +82,65 @@ std::optional<std::pair<unsigned, RecordedFault>> recorded_fault(IommuCore& core
   const std::uint64_t index = consumer & bits_between(0, static_cast<unsigned>(get<kQueueBase, "LOG2SIZE">(base)));
   std::array<std::uint64_t, kEventBytes / 8> words{};
   for (std::size_t i = 0; i < words.size(); ++i)
-    words[i] = memory.read((base & mask_of<kQueueBase, "ADDR">) + index * kEventBytes + kWord * i).value_or(0);
+    words[i] = memory.read((base & mask_of<kQueueBase, "ADDR">)+index * kEventBytes + kWord * i).value_or(0);
   return read_record(words);
 }
 
+// Rules
+// -----------------------------------------------------------------------------------------------------------------
+
+// A rule is a departure of the recorder's version, applied on top of those before it. It explains nothing unless the
+// hypothesis so far is what the independent walker says as well, and it is named only where it changes the outcome.
+template <Departure kDeparture>
+std::optional<VectorChange> depart(const VectorCase& c) {
+  const Departures all = departures_of(c.record.recorder_major);
+  constexpr Departures kBit = bit_of(kDeparture);
+  if ((all & kBit) == 0) return std::nullopt;
+  const VectorOutcome before = recorder_outcome(c, all & (kBit - 1));
+  const VectorOutcome after = recorder_outcome(c, all & (kBit - 1 | kBit));
+  if (!before.agrees_with(c.outcome) || after.agrees_with(before)) return std::nullopt;
+  return VectorChange{.outcome = after};
+}
+
 // clang-format off
-constexpr std::array<VectorRule, 0> kRules{
+constexpr std::array kRules{
+    VectorRule{"invalid-stream-recorded", "§6.3.12 RECINVSID, §7.3.3", "records C_BAD_STREAMID although RECINVSID = 0", depart<Departure::InvalidStreamRecorded>},
+    VectorRule{"span-unchecked", "§5.1 Span", "takes L1STD.Span beyond SPLIT + 1", depart<Departure::SpanUnchecked>},
+    VectorRule{"second-level-doubled", "§5.1 Span, §7.3.3", "takes 2^Span entries and calls what lies beyond C_BAD_STE", depart<Departure::SecondLevelDoubled>},
+    VectorRule{"second-level-unaligned", "§5.1 L2Ptr", "does not align L2Ptr to the size of its array", depart<Departure::SecondLevelUnaligned>},
+    VectorRule{"substreams-forbidden", "§5.2 S1CDMax", "takes S1CDMax for ILLEGAL where substreams do not exist", depart<Departure::SubstreamsForbidden>},
+    VectorRule{"stall-disable-checked", "§5.2 S1STALLD", "takes S1STALLD for ILLEGAL without stage 1", depart<Departure::StallDisableChecked>},
+    VectorRule{"context-pointer-cut", "§3.4.3, §5.2 S1ContextPtr", "drops S1ContextPtr[55:48] and does not check its range", depart<Departure::ContextPointerCut>},
+    VectorRule{"stage2-table-cut", "§5.2 S2TTB", "drops S2TTB[51:48]", depart<Departure::Stage2TableCut>},
+    VectorRule{"stage2-updates-ignored", "§5.2 S2HA, S2HD", "takes S2HA and S2HD although HTTU = 0", depart<Departure::Stage2UpdatesIgnored>},
+    VectorRule{"stage2-input-by-output", "§5.2 S2T0SZ", "limits S2T0SZ by S2PS instead of the IAS", depart<Departure::Stage2InputByOutput>},
+    VectorRule{"stage2-start-unchecked", "§5.2 S2SL0", "takes a starting level that resolves no bit", depart<Departure::Stage2StartUnchecked>},
+    VectorRule{"table-base-cut", "§5.4 TTB0", "drops TTBx[51]", depart<Departure::TableBaseCut>},
+    VectorRule{"devices-readable", "§7.3.10, §7.3.12", "reads structures from flash and from the PCIe window", depart<Departure::DevicesReadable>},
+    VectorRule{"bypass-unchecked", "§3.4", "does not check the address of a bypassing stream", depart<Departure::BypassUnchecked>},
+    VectorRule{"stage1-size-unrecorded", "§3.4, §7.3.14", "does not record an input beyond the IAS of a stage-2 stream", depart<Departure::Stage1SizeUnrecorded>},
+    VectorRule{"concatenation-lost", "DDI 0487 D8.2", "reads the first of concatenated tables for all of them", depart<Departure::ConcatenationLost>},
+    VectorRule{"stage2-table-size-unchecked", "§7.3.14", "does not check the size of next-table addresses at stage 2", depart<Departure::Stage2TableSizeUnchecked>},
+    VectorRule{"stage2-size-last", "§7.3.22", "checks the output size after permissions at stage 2", depart<Departure::Stage2SizeLast>},
+    VectorRule{"top-byte-from-lower-range", "§5.4 TBI1", "takes TBI1 from TBI0", depart<Departure::TopByteFromLowerRange>},
+    VectorRule{"upper-range-by-zeros", "§3.4.1", "selects TTB1 for sign bits that are zero", depart<Departure::UpperRangeByZeros>},
+    VectorRule{"any-level-block", "DDI 0487 D8.3.2", "takes blocks at every level", depart<Departure::AnyLevelBlock>},
+    VectorRule{"access-flag-ignored", "§5.4 AFFD, §7.3.15", "does not look at the access flag", depart<Departure::AccessFlagIgnored>},
+    VectorRule{"user-access-ignored", "DDI 0487 D8.4", "takes AP[1] and APTable[0] for granted", depart<Departure::UserAccessIgnored>},
+    VectorRule{"table-permission-early", "§7.3.22", "refuses a write at the table that forbids it", depart<Departure::TablePermissionEarly>},
+    VectorRule{"table-size-unchecked", "§7.3.14", "does not check the size of next-table addresses at stage 1", depart<Departure::TableSizeUnchecked>},
+    VectorRule{"leaf-size-unchecked", "§3.4, §7.3.14", "does not check the output size of stage 1", depart<Departure::LeafSizeUnchecked>},
+    VectorRule{"leaf-size-last", "§7.3.22", "checks the output size after permissions at stage 1", depart<Departure::LeafSizeLast>},
+    VectorRule{"bases-translated-first", "§7.3.22", "translates both TTBs before it selects one", depart<Departure::BasesTranslatedFirst>},
+    VectorRule{"base-cut-to-output", "§3.4.3", "cuts the translated TTB to the size of stage-1 output", depart<Departure::BaseCutToOutput>},
+    VectorRule{"tables-translated-at-base", "§3.4.3", "translates a stage-1 table at its base, whatever page the entry is in", depart<Departure::TablesTranslatedAtBase>},
+    VectorRule{"table-size-at-stage2", "§7.3.14", "gives CLASS TT to a next-table address beyond stage 1's output size", depart<Departure::TableSizeAtStage2>},
+    VectorRule{"table-faults-as-stage1", "§7.3.13", "reports stage 2 of a table's address as stage 1, by CD.R", depart<Departure::TableFaultsAsStage1>},
+    VectorRule{"descriptor-access-is-read", "§7.3.13 RnW", "records the access to CD or TTB instead of the transaction's", depart<Departure::DescriptorAccessIsRead>},
+    VectorRule{"no-class", "§7.3.13 CLASS", "leaves CLASS zero", depart<Departure::NoClass>},
 };
 // clang-format on
+static_assert(kRules.size() == static_cast<std::size_t>(Departure::kCount));
 
 }  // namespace
 
