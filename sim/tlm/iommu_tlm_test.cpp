@@ -341,6 +341,22 @@ TEST(IommuTlm, PartnersThatBreakTheProtocolAreReported) {
   EXPECT_EQ(p.device.live_payloads(), 0);
 }
 
+// Kills: a request phase that outlives its transaction.
+TEST(IommuTlm, MemoryWhoseResponseOvertakesItsEndOfRequestWaitsForIt) {
+  REQUIRE_FRESH_PROCESS();
+  Platform p(on_grid());
+  p.tables.map(p.root, kInput, kOutput);
+  p.memory.replies = {MemoryReply::ResponseBeforeEndRequest};
+  p.memory.request_time = 100_ns;
+  p.device.jobs = {read(kInput), read(kInput + 8)};
+  EXPECT_EQ(p.engine.run(), RunEnd::Idle);
+  EXPECT_TRUE(p.is_at_rest());
+  ASSERT_FALSE(p.violations().empty());
+  EXPECT_NE(p.violations().front().find("annotated time goes backwards"), std::string::npos);
+  for (const Dma& job : p.device.jobs) EXPECT_EQ(job.status, tlm::TLM_OK_RESPONSE);
+  EXPECT_EQ(p.device.jobs[0].answered, sc(cold_miss(on_grid()) + 100_ns));
+}
+
 // Many transactions -------------------------------------------------------------------------------------------------
 
 constexpr std::uint64_t kPages = 34;
@@ -450,6 +466,8 @@ std::string history(std::uint64_t seed, unsigned request_deltas, unsigned respon
     for (const Dma& job : p.device.jobs)
       out << job.status << ' ' << job.requested << ' ' << job.taken << ' ' << job.answered << '\n';
     for (const auto& step : p.downstream.steps()) out << step.phase << ' ' << step.time << '\n';
+    for (const auto& step : p.upstream.steps())  // what the IOMMU says to the device, in order
+      if (step.phase == tlm::END_REQ || step.phase == tlm::BEGIN_RESP) out << step.phase << ' ' << step.time << '\n';
     const std::string text = out.str();
     for (std::size_t done = 0; done < text.size();) {
       const ssize_t n = ::write(pipe[1], text.data() + done, text.size() - done);

@@ -23,7 +23,14 @@ namespace iommu::testing_core {
 // How a device ends a response.
 enum class ResponseEnd : std::uint8_t { Later, LaterAnnotated, Updated, Completed };
 // How a memory moves a request on.
-enum class MemoryReply : std::uint8_t { FourPhases, NoEndRequest, UpdatedEndRequest, UpdatedResponse, Completed };
+enum class MemoryReply : std::uint8_t {
+  FourPhases,
+  NoEndRequest,
+  UpdatedEndRequest,
+  UpdatedResponse,
+  Completed,
+  ResponseBeforeEndRequest,  // breaks the protocol: BEGIN_RESP takes effect before the annotated END_REQ
+};
 
 // One DMA of the device: what it asks and what came of it.
 struct Dma {
@@ -227,6 +234,11 @@ class Memory final : public sc_core::sc_module, private tlm::tlm_fw_transport_if
         phase = tlm::END_REQ;
         delay += sc(request_time);
         schedule(delay + service, Action::Respond, payload);
+        return tlm::TLM_UPDATED;
+      case MemoryReply::ResponseBeforeEndRequest:
+        phase = tlm::END_REQ;
+        schedule(delay, Action::Respond, payload);
+        delay += sc(request_time);
         return tlm::TLM_UPDATED;
       case MemoryReply::UpdatedResponse:
         phase = tlm::BEGIN_RESP;
