@@ -26,9 +26,9 @@ struct NicDriverSetting {
   std::uint32_t ring_entries = 256;
   Bytes buffer_size = 2_KiB;  // mapped per packet
   Bytes packet_size{1500};
-  std::optional<Picoseconds> packet_interval;  // nullopt: saturate
-  std::uint32_t budget = 64;                   // completions per poll
-  std::uint64_t packets = ~0ULL;               // stop after so many
+  std::optional<Picoseconds> packet_interval{};  // nullopt: saturate
+  std::uint32_t budget = 64;                     // completions per poll
+  std::uint64_t packets = ~0ULL;                 // stop after so many
   Bytes descriptor_size{16};
   Bytes completion_size{16};
 };
