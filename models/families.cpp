@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "models/amdvi/family.hpp"
 #include "models/vtd/family.hpp"
 
 namespace iommu {
@@ -11,6 +12,7 @@ namespace iommu {
 std::span<const FamilyDescriptor* const> families() {
   static const std::array kFamilies{
       &vtd::family(),
+      &amdvi::family(),
   };
   return kFamilies;
 }

@@ -38,12 +38,14 @@ std::optional<AddressRange> range_of(std::uint64_t page, std::uint64_t sized) {
 
 // Guest form: what the PASID's tables and its GCR3 entry gave. Host form: also what guest translation made of it, which
 // is tagged by guest addresses and cannot be told apart. [§2.4.3]
-std::vector<InvalidationScope> page_scopes(std::span<const std::uint64_t> c) {
+enum class GuestTables : std::uint8_t { Disabled, Enabled };
+std::vector<InvalidationScope> page_scopes(std::span<const std::uint64_t> c, GuestTables guest_tables) {
   InvalidationScope scope{.kind = InvalidationKind::Iotlb, .domain = domain_tag(get<kInvalidatePages, "DomainID">(c))};
   scope.range = range_of(get<kInvalidatePages, "Address">(c), get<kInvalidatePages, "S">(c));
   const bool directories = get<kInvalidatePages, "PDE">(c) != 0;
   scope.leaf_only = !directories;
   if (get<kInvalidatePages, "GN">(c) == 0) {
+    if (guest_tables == GuestTables::Disabled) return {scope};
     InvalidationScope nested{.kind = InvalidationKind::Iotlb, .domain = scope.domain};
     nested.stage1_only = true;
     return {scope, nested};
@@ -175,7 +177,8 @@ CommandEffect Core::apply(const Command& command) {
       break;
     }
     case kOpInvalidateIommuPages:
-      effect.scopes = page_scopes(c);
+      effect.scopes =
+          page_scopes(c, get<kControl, "GTEn">(reg(kRegControl)) != 0 ? GuestTables::Enabled : GuestTables::Disabled);
       break;
     case kOpInvalidateIotlbPages:
       effect.scopes = {device_tlb_scope(c)};

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "models/amdvi/family.hpp"
+
+#include <array>
+#include <memory>
+
+#include "models/amdvi/capabilities.hpp"
+#include "models/amdvi/core.hpp"
+#include "models/amdvi/driver.hpp"
+#include "models/amdvi/spec.hpp"
+#include "models/amdvi/vector_rules.hpp"
+
+namespace iommu::amdvi {
+
+namespace {
+
+// Interrupt requests. [§2.1.2]
+constexpr std::array kFixedInputs{AddressRange{kInterruptFirst, kInterruptLast}};
+
+constexpr FamilyDescriptor kFamily{
+    .name = "amdvi",
+    .specification = kSpec,
+    .make_core = [](const UnitFeatures& features) -> std::unique_ptr<IommuCore> {
+      return std::make_unique<Core>(compose(features));
+    },
+    .make_driver = [](const DriverOptions& options) -> std::unique_ptr<TableDriver> {
+      return std::make_unique<Driver>(options);
+    },
+    .fault_rows = kFaultRows,
+    .command_rows = kCommandRows,
+    .mmio_bytes = kMmioBytes,
+    .fixed_inputs = kFixedInputs,
+    .unsupported = unsupported,
+    .vectors = &kVectorFamily,
+};
+
+}  // namespace
+
+const FamilyDescriptor& family() { return kFamily; }
+
+}  // namespace iommu::amdvi
