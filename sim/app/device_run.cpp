@@ -59,8 +59,8 @@ class NicRun final : public DeviceRun {
   Task<void> task_;
 };
 
-// The window is mapped once, in one scatterlist. Its pages are handed to the DMA API from the last to the first, so that
-// no two are neighbours in guest memory and each keeps a page-table entry of its own.
+// The window is mapped once, in one scatterlist. Its pages are handed to the DMA API from the last to the first, so
+// that no two are neighbours in guest memory and each keeps a page-table entry of its own.
 class RandomDmaRun final : public DeviceRun {
  public:
   RandomDmaRun(const scenario::DeviceSetting& setting, const DeviceEnvironment& e) : setting_(setting), e_(e) {}
@@ -68,7 +68,8 @@ class RandomDmaRun final : public DeviceRun {
   Task<std::string> prepare() override {
     const scenario::RandomDmaWorkload& w = setting_.workload.random_dma;
     const auto memory = e_.pages.allocate(order_of(w.window));
-    if (!memory) co_return "the guest has no contiguous memory for a window of " + std::to_string(w.window.value()) + " bytes";
+    if (!memory)
+      co_return "the guest has no contiguous memory for a window of " + std::to_string(w.window.value()) + " bytes";
     const Permissions permissions = w.direction == scenario::DmaDirection::Read ? kReadOnly : kWriteOnly;
     const guest::DmaMapping mapped = co_await e_.api.map_scatterlist(e_.cpu, pieces(*memory), permissions);
     if (mapped.status != guest::DmaStatus::Ok) co_return "the window cannot be mapped";
@@ -147,10 +148,9 @@ class TraceRun final : public DeviceRun {
 };
 
 TraceDmaClass to_dma_class(scenario::TraceClass name) {
-  constexpr std::array kClasses{TraceDmaClass::SubmissionQueue, TraceDmaClass::CompletionQueue,
-                                TraceDmaClass::Data,            TraceDmaClass::PrpList,
-                                TraceDmaClass::ShadowDoorbell,  TraceDmaClass::ReceiveBuffer,
-                                TraceDmaClass::Other};
+  constexpr std::array kClasses{
+      TraceDmaClass::SubmissionQueue, TraceDmaClass::CompletionQueue, TraceDmaClass::Data, TraceDmaClass::PrpList,
+      TraceDmaClass::ShadowDoorbell,  TraceDmaClass::ReceiveBuffer,   TraceDmaClass::Other};
   return kClasses[static_cast<std::size_t>(name)];
 }
 

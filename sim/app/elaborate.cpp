@@ -80,8 +80,8 @@ class Measurement {
   void until_over() {
     while (!machine_.is_over()) {
       const std::uint64_t mark = machine_.completed_ios() + 4096;
-      const RunEnd end = machine_.engine().run_while(
-          [&] { return !machine_.is_over() && machine_.completed_ios() < mark; }, limit());
+      const RunEnd end =
+          machine_.engine().run_while([&] { return !machine_.is_over() && machine_.completed_ios() < mark; }, limit());
       report();
       if (!machine_.is_over() && machine_.completed_ios() < mark) give_up(end, 0);
     }

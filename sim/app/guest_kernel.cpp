@@ -53,8 +53,8 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
 
 guest::DmaApiOptions Guest::dma_api_options() const {
   guest::DmaApiOptions options;
-  options.unmapping = setting_.dma_api.policy == scenario::DmaPolicy::Lazy ? guest::Unmapping::Lazy
-                                                                           : guest::Unmapping::Strict;
+  options.unmapping =
+      setting_.dma_api.policy == scenario::DmaPolicy::Lazy ? guest::Unmapping::Lazy : guest::Unmapping::Strict;
   options.flush_queue_entries = static_cast<std::uint32_t>(setting_.dma_api.flush_queue_entries);
   options.flush_timeout = setting_.dma_api.flush_timeout;
   for (const AddressRange& fixed : environment_.family.fixed_inputs)
@@ -100,9 +100,9 @@ Task<std::string> Guest::take(GuestDevice device) {
   environment_.warden.add_device(device.setting.bdf, domain_.p2m, strategy_->addressing());
   Attached attached;
   attached.cpu = &cpu;
-  attached.api = std::make_unique<guest::DmaApi>(
-      device.setting.bdf, *space, environment_.warden, dma_api_options(),
-      static_cast<unsigned>(environment_.vcpus.vcpus().size()), &environment_.vcpus);
+  attached.api =
+      std::make_unique<guest::DmaApi>(device.setting.bdf, *space, environment_.warden, dma_api_options(),
+                                      static_cast<unsigned>(environment_.vcpus.vcpus().size()), &environment_.vcpus);
   attached.run = make_device_run(device.setting, {.calendar = environment_.calendar,
                                                   .vcpus = environment_.vcpus,
                                                   .cpu = cpu,

@@ -139,18 +139,18 @@ Task<std::string> Machine::bring_up() {
     xen::Domain* domain = xen_->create_domain(domain_setting(scenario_.domains[i]));
     if (domain == nullptr)
       co_return "domain '" + scenario_.domains[i].name + "': not enough host memory, or no domain tag left";
-    guests_.push_back(std::make_unique<Guest>(
-        GuestEnvironment{.calendar = engine_.calendar(),
-                         .vcpus = vcpus_,
-                         .warden = warden_,
-                         .meter = meter_,
-                         .xen = *xen_,
-                         .hypercall = *hypercall_,
-                         .family = family_,
-                         .host = unit_features(scenario_.platform.iommu),
-                         .seed = scenario_.seed,
-                         .doorbell_latency = scenario_.platform.pcie.propagation.value},
-        scenario_.domains[i], strategy_, *domain, std::move(cpus[i])));
+    guests_.push_back(
+        std::make_unique<Guest>(GuestEnvironment{.calendar = engine_.calendar(),
+                                                 .vcpus = vcpus_,
+                                                 .warden = warden_,
+                                                 .meter = meter_,
+                                                 .xen = *xen_,
+                                                 .hypercall = *hypercall_,
+                                                 .family = family_,
+                                                 .host = unit_features(scenario_.platform.iommu),
+                                                 .seed = scenario_.seed,
+                                                 .doorbell_latency = scenario_.platform.pcie.propagation.value},
+                                scenario_.domains[i], strategy_, *domain, std::move(cpus[i])));
     const std::string problem = co_await build_domain(i);
     if (!problem.empty()) co_return problem;
   }
@@ -182,6 +182,7 @@ bool Machine::is_over() const {
 }
 
 void Machine::reset_statistics() {
+  most_reads_before_ = most_reads_of_a_walk();
   for (const Unit& unit : units_) unit.timed->reset_statistics();
   for (const auto& port : root_ports_) port->reset_statistics();
   for (const auto& endpoint : endpoints_) endpoint->reset_statistics();
@@ -205,6 +206,10 @@ IommuStatistics Machine::iommu_statistics() const {
   IommuStatistics sum;
   for (const Unit& unit : units_) sum.merge(unit.timed->statistics());
   return sum;
+}
+
+std::size_t Machine::most_reads_of_a_walk() const {
+  return std::max(most_reads_before_, iommu_statistics().reads_per_miss.most());
 }
 
 EndpointStatistics Machine::endpoint_statistics() const {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The simulated machine of one run: memory, IOMMUs, root ports, endpoints and vCPUs as platform and topology say, Xen on
-// them, and a guest per domain. At most one per process, as SystemC elaborates once.
+// The simulated machine of one run: memory, IOMMUs, root ports, endpoints and vCPUs as platform and topology say, Xen
+// on them, and a guest per domain. At most one per process, as SystemC elaborates once.
 #pragma once
 
 #include <memory>
@@ -47,6 +47,8 @@ class Machine {
   [[nodiscard]] const scenario::Scenario& scenario() const { return scenario_; }
   [[nodiscard]] const std::vector<std::unique_ptr<Guest>>& guests() const { return guests_; }
   [[nodiscard]] IommuStatistics iommu_statistics() const;
+  // Of one walk since boot, contexts included.
+  [[nodiscard]] std::size_t most_reads_of_a_walk() const;
   [[nodiscard]] EndpointStatistics endpoint_statistics() const;
   [[nodiscard]] MemoryCounts memory_counts() const;
   [[nodiscard]] Histogram fence_wait() const;
@@ -94,6 +96,7 @@ class Machine {
   std::vector<std::unique_ptr<Guest>> guests_;
   Task<std::string> boot_;
   MemoryCounts memory_before_;
+  std::size_t most_reads_before_ = 0;
 };
 
 }  // namespace iommu

@@ -20,7 +20,10 @@ void require(const char* problem, const char* section) {
 }
 
 CacheShape shape(const scenario::CachePlatform& cache) {
-  return {.entries = u32(cache.entries), .ways = u32(cache.ways), .replacement = cache.replacement.value};
+  return {.entries = u32(cache.entries),
+          .ways = u32(cache.ways),
+          .replacement = cache.replacement.value,
+          .index = cache.index.value};
 }
 
 // The last index of a walk cache has no key: no family has six levels.
@@ -103,8 +106,7 @@ IommuParameters iommu_parameters(const scenario::IommuPlatform& platform) {
                     .fetch_bytes = platform.fetch_bytes.value};
   p.drain = platform.drain.value == scenario::Drain::Translations ? DrainPolicy::TranslationsOnly
                                                                   : DrainPolicy::TranslationsAndDma;
-  p.ordering =
-      platform.ordering.value == scenario::RequestOrder::InOrder ? Ordering::InOrder : Ordering::OutOfOrder;
+  p.ordering = platform.ordering.value == scenario::RequestOrder::InOrder ? Ordering::InOrder : Ordering::OutOfOrder;
   p.hit_under_miss = u32(platform.hit_under_miss);
   p.request_queue = u32(platform.request_queue);
   p.lookup_ports = u32(platform.lookup_ports);

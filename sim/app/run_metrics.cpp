@@ -228,6 +228,7 @@ RunResult collect_metrics(const Machine& machine, Picoseconds measured) {
   set_io(r, io, measured);
   set_dma(r, machine.endpoint_statistics());
   set_translation(r, translation, measured);
+  r.set("walk.reads_cold", as_double(machine.most_reads_of_a_walk()));
   set_caches(r, translation);
   set_invalidation(r, translation, machine.fence_wait(), ios);
   set_hypervisor(r, machine, ios);

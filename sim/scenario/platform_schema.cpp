@@ -105,6 +105,9 @@ const ObjectSchema<CachePlatform>& cache_schema() {
              word_type<Replacement>(
                  {{"lru", Replacement::Lru}, {"tree_plru", Replacement::TreePlru}, {"random", Replacement::Random}}),
              "what is evicted");
+    rows.add("index", at(&C::index),
+             word_type<SetIndex>({{"low_bits", SetIndex::LowBits}, {"hashed", SetIndex::Hashed}}),
+             "what chooses the set: low bits of the page number, or a hash of all of it and the tags");
     return ObjectSchema<C>{"cache", "A cache of the IOMMU.", std::move(rows.keys)};
   }();
   return kSchema;

@@ -84,6 +84,7 @@ struct CachePlatform {
   Row<std::uint64_t> entries;  // 0: absent
   Row<std::uint64_t> ways;     // 0: fully associative
   Row<Replacement> replacement;
+  Row<SetIndex> index;
 };
 
 // Pointers to tables, by how much of the address space one entry covers.

@@ -26,6 +26,7 @@ struct CacheShape {
   std::uint32_t entries = 0;  // 0: no cache; every lookup misses
   std::uint32_t ways = 0;     // 0 or `entries`: fully associative
   Replacement replacement = Replacement::Lru;
+  SetIndex index = SetIndex::LowBits;
   [[nodiscard]] constexpr std::uint32_t associativity() const { return ways == 0 ? entries : ways; }
   [[nodiscard]] constexpr std::uint32_t sets() const { return entries == 0 ? 0 : entries / associativity(); }
   // Entries divide into sets of equal size; the number of sets is a power of two; tree-PLRU needs power-of-two ways.
@@ -40,8 +41,9 @@ struct CacheShape {
 using Epoch = std::uint64_t;
 
 // Key: equality-comparable, with
-//   std::uint64_t hash() const       chooses way candidates quickly; equal keys have equal hashes
-//   std::uint64_t set_index() const  low bits choose the set (page number, requester id, …)
+//   std::uint64_t hash() const       chooses way candidates quickly, and the set of SetIndex::Hashed; equal keys have
+//                                    equal hashes
+//   std::uint64_t set_index() const  its low bits choose the set (page number, requester id, …)
 //   CacheTags tags() const           what invalidation scopes match against
 template <class Key, class Value>
 class AssociativeCache {
@@ -131,7 +133,8 @@ class AssociativeCache {
     return false;
   }
   [[nodiscard]] std::uint32_t first_slot(const Key& key) const {
-    return static_cast<std::uint32_t>(key.set_index() & set_mask_) * ways_;
+    const std::uint64_t index = shape_.index == SetIndex::LowBits ? key.set_index() : key.hash();
+    return static_cast<std::uint32_t>(index & set_mask_) * ways_;
   }
   [[nodiscard]] std::optional<std::uint32_t> slot_of(const Key& key) const {
     if (occupancy_ == 0) return std::nullopt;
