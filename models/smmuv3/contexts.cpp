@@ -191,7 +191,7 @@ void Core::decode_stage2(const Ste& ste, Context& context) const {
   const Level level = *start_level(get<kSte, "S2SL0">(ste), granule_lg2);
   const Granule granule{static_cast<std::uint8_t>(granule_lg2), static_cast<std::uint8_t>(input_bits), level};
   const unsigned output = capabilities_.address_size(get<kSte, "S2PS">(ste));
-  context.stage2 = {table_base(get<kSte, "S2TTB">(ste), granule, output), level};
+  context.stage2 = {table_base(get<kSte, "S2TTB">(ste), granule, output), level, granule.input_bits, granule.lg2};
   std::uint64_t& bits = context.family_bits;
   bits = with<kDecoded, "stage2_input_bits">(bits, input_bits);
   bits = with<kDecoded, "stage2_granule">(bits, code);
@@ -309,7 +309,7 @@ void Core::decode_stage1(const Cd& cd, Context& context) const {
   std::uint64_t& bits = context.family_bits;
   const auto root = [&](std::uint64_t txsz, unsigned granule_lg2, std::uint64_t ttb) {
     const Granule granule = Granule::of_stage1(granule_lg2, static_cast<unsigned>(64 - txsz));
-    return TableRoot{table_base(ttb, granule, output), granule.top_level};
+    return TableRoot{table_base(ttb, granule, output), granule.top_level, granule.input_bits, granule.lg2};
   };
   if (get<kCd, "EPD0">(cd) == 0) {
     const unsigned granule = kGranules0[get<kCd, "TG0">(cd)];
@@ -382,6 +382,7 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
     if (cd.fault) co_return stop(*cd.fault);
     if (is_illegal(cd.words, ste)) co_return stop(plain_fault(request, kFault<"C_BAD_CD">, Stage::Context));
     decode_stage1(cd.words, context);
+    context.stage1_entry = {ste[0], ste[1]};
     context.process = AsidTag(static_cast<std::uint32_t>(index));
     context.kind = context.kind == ContextKind::Stage2 ? ContextKind::Nested : ContextKind::Stage1;
   }

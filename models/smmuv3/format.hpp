@@ -124,6 +124,7 @@ struct Stage1Options {
   bool privileged = false;
   bool never_user_data = false;   // PAN: privileged data accesses keep off pages that users may access
   bool flat_permissions = false;  // HAD: APTable is ignored
+  bool blocks = true;             // false: an editor that uses pages only
 };
 
 class Stage1Format {
@@ -133,7 +134,9 @@ class Stage1Format {
         flags_(options.flags),
         privileged_(options.privileged),
         never_user_data_(options.never_user_data),
-        flat_permissions_(options.flat_permissions) {}
+        flat_permissions_(options.flat_permissions) {
+    if (!options.blocks) reader_.forbid_blocks();
+  }
 
   [[nodiscard]] constexpr std::uint64_t entry_offset(Level level, std::uint64_t input) const {
     return reader_.granule().entry_offset(level, input);
@@ -212,6 +215,7 @@ struct Stage2Options {
   bool wide_output = false;
   FlagHandling flags = FlagHandling::Fault;
   bool no_device_memory = false;  // S2PTW, for accesses to stage-1 tables and CDs
+  bool blocks = true;             // false: an editor that uses pages only
 };
 
 class Stage2Format {
@@ -219,7 +223,9 @@ class Stage2Format {
   constexpr explicit Stage2Format(const Stage2Options& options)
       : reader_(options.granule, options.output_bits, options.wide_output),
         flags_(options.flags),
-        no_device_memory_(options.no_device_memory) {}
+        no_device_memory_(options.no_device_memory) {
+    if (!options.blocks) reader_.forbid_blocks();
+  }
 
   [[nodiscard]] constexpr std::uint64_t entry_offset(Level level, std::uint64_t input) const {
     return reader_.granule().entry_offset(level, input);

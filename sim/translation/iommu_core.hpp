@@ -38,6 +38,9 @@ struct Context {
   // Where stage 1 translates two input ranges, of the upper one: input addresses whose sign is set.
   TableRoot stage1_upper;
   TableRoot stage2;
+  // Of a Stage1 or Nested context whose process tables are in the hands of stage 1's software: the words of the device
+  // table entry that lead to them. A hypervisor that nests hands them on in ContextSetting.
+  std::array<std::uint64_t, 2> stage1_entry{};
   // Bits that only the family reads back (permission and cacheability controls of its entries).
   std::uint64_t family_bits = 0;
   bool faults_suppressed = false;  // the context asks hardware not to record qualified faults

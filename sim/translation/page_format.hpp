@@ -55,6 +55,9 @@ concept PageFormat = requires(const F format, Level level, std::uint64_t input, 
 struct TableRoot {
   std::uint64_t address = 0;  // in the space the table lives in: host-physical, or guest-physical under nesting
   Level top_level = 0;
+  // Where a family's tables come in several shapes, which of them; 0: what its driver makes of its options.
+  std::uint8_t input_bits = 0;
+  std::uint8_t granule_lg2 = 0;
   friend constexpr bool operator==(TableRoot, TableRoot) = default;
 };
 

@@ -124,6 +124,10 @@ struct ContextSetting {
   TableRoot stage2{};
   // The requester may keep translations (ATS), where the unit supports it.
   bool allow_device_tlb = true;
+  // Nested, where a guest owns the process tables as well: its words of the device table entry, from its Context. Only
+  // what a guest may decide is taken from them. Zero: the driver leads to `stage1` itself, and its process table, in
+  // the memory of the device tables, is one that stage 2 maps to itself.
+  std::array<std::uint64_t, 2> stage1_entry{};
 };
 
 struct RegisterWrite {
