@@ -5,8 +5,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
 
 #include "models/families.hpp"
+#include "sim/app/device_run.hpp"
 #include "sim/app/verbs.hpp"
 #include "sim/report/metrics.hpp"
 #include "sim/scenario/schema.hpp"
@@ -81,11 +85,30 @@ scenario::LoadOptions load_options() {
   return options;
 }
 
+scenario::TraceCheck trace_check() {
+  // Variations of a scenario name the same few files.
+  auto known = std::make_shared<std::map<std::string, std::string>>();
+  return [known](const scenario::TraceWorkload& trace) {
+    std::string key = trace.resolved;
+    for (const scenario::TraceClass dropped : trace.drop) key += " -" + std::to_string(static_cast<int>(dropped));
+    const auto [answer, is_new] = known->try_emplace(key);
+    if (!is_new) return answer->second;
+    try {
+      (void)load_trace(trace);
+    } catch (const TraceError& e) {
+      answer->second = std::string("the trace cannot be used: ") + e.what();
+    }
+    return answer->second;
+  };
+}
+
 int validate_verb(const std::vector<std::string>& files) {
   int code = kExitOk;
+  scenario::LoadOptions options = load_options();
+  options.check_trace = trace_check();
   for (const std::string& file : files) {
     try {
-      const auto loaded = scenario::load_scenario(file, load_options());
+      const auto loaded = scenario::load_scenario(file, options);
       fmt::print("{}: ok, {} runs\n", file, scenario::plan_runs(loaded).size());
     } catch (const scenario::ScenarioError& e) {
       for (const std::string& line : e.lines()) fmt::print(stderr, "{}\n", line);
@@ -147,6 +170,11 @@ int explain_assumptions_verb(const std::string& platform) {
   fmt::print("\nin the model\n");
   print_tags(fs::path(root) / "sim");
   print_tags(fs::path(root) / "models");
+  return kExitOk;
+}
+
+int explain_verb(const ExplainArguments& arguments) {
+  explain(arguments, load_options(), std::cout);
   return kExitOk;
 }
 

@@ -34,6 +34,33 @@ CLI::App* add_run(CLI::App& app, RunArguments& arguments) {
   return run;
 }
 
+CLI::App* add_explain(CLI::App& app, ExplainArguments& arguments, bool& wants_assumptions) {
+  CLI::App* explain =
+      app.add_subcommand("explain", "Show a translation step by step; look up a field, fault or command");
+  explain->add_option("TARGET", arguments.target,
+                      "A scenario (.yaml), recorded translations (.jsonl.gz), FAMILY, FAMILY.LAYOUT.FIELD, "
+                      "FAMILY.FAULT, FAMILY.COMMAND; with --assumptions, a platform");
+  explain->add_option("--strategy", arguments.strategy, "Scenario: label; the first unless given");
+  explain->add_option("--family", arguments.family, "Scenario: family; the scenario's first unless given");
+  explain->add_option("--device", arguments.device, "Scenario: device; the first unless given");
+  explain->add_option("--iova", arguments.iova, "Scenario: address; what is mapped is listed unless given");
+  explain->add_option("--access", arguments.access, "Scenario: read or write. Record: which access, from 0");
+  explain->add_option("--at", arguments.after, "Scenario: after so many I/Os; after boot unless given");
+  explain->add_option("--record", arguments.record, "Recorded translations: line, from 1, or id");
+  explain->add_flag("--assumptions", wants_assumptions,
+                    "Every number of a platform (intel_server) with source and mark, every assumption");
+  explain->footer(
+      "A fault is an answer: the exit code is 0.\n"
+      "Examples:\n"
+      "  iommusim explain scenarios/smoke.yaml --strategy nested\n"
+      "  iommusim explain scenarios/smoke.yaml --strategy pv_iommu --at 100 --iova 0xdead000 --access write\n"
+      "  iommusim explain models/vtd/vectors/vtd-qemu7.jsonl.gz --record 12 --access 2\n"
+      "  iommusim explain vtd.SS-PTE.R\n"
+      "  iommusim explain vtd.LGN.4\n"
+      "  iommusim explain --assumptions pcie_bench");
+  return explain;
+}
+
 int dispatch(int argc, char** argv) {
   CLI::App app("iommusim: a cycle-level simulator of IOMMUs under a hypervisor\n" + std::string(kExitCodes),
                "iommusim");
@@ -58,17 +85,13 @@ int dispatch(int argc, char** argv) {
   vectors->footer("Example:\n  iommusim check-vectors models/vtd/vectors/*.gz");
 
   bool wants_assumptions = false;
-  std::string platform = "intel_server";
-  CLI::App* explain = app.add_subcommand("explain", "Say what results rest on");
-  explain
-      ->add_flag("--assumptions", wants_assumptions,
-                 "Every number of a platform with source and mark, every assumption")
-      ->required();
-  explain->add_option("PLATFORM", platform, "A platform preset")->capture_default_str();
-  explain->footer("Example:\n  iommusim explain --assumptions pcie_bench");
+  ExplainArguments explain_arguments;
+  CLI::App* explain = add_explain(app, explain_arguments, wants_assumptions);
 
   try {
     app.parse(argc, argv);
+    if (explain->parsed() && explain_arguments.target.empty() && !wants_assumptions)
+      throw CLI::RequiredError("explain: TARGET or --assumptions");
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? kExitOk : kExitUser;
   }
@@ -77,7 +100,9 @@ int dispatch(int argc, char** argv) {
   if (vectors->parsed()) return run_check_vectors(files, std::cout, std::cerr);
   if (list->parsed()) return list_verb();
   if (schema->parsed()) return schema_verb(wants_markdown ? SchemaForm::Markdown : SchemaForm::Json);
-  return explain_assumptions_verb(platform);
+  if (!wants_assumptions) return explain_verb(explain_arguments);
+  constexpr const char* kUsualPlatform = "intel_server";
+  return explain_assumptions_verb(explain_arguments.target.empty() ? kUsualPlatform : explain_arguments.target);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "sim/app/explain.hpp"
 #include "sim/scenario/loader.hpp"
 
 namespace iommu {
@@ -37,6 +38,7 @@ int schema_verb(SchemaForm form);
 
 // Every assumption: the platform's numbers, and the tags in the sources when they are there.
 int explain_assumptions_verb(const std::string& platform);
+int explain_verb(const ExplainArguments& arguments);
 
 // Where things are
 // ------------------------------------------------------------------------------------------------------
@@ -45,6 +47,8 @@ int explain_assumptions_verb(const std::string& platform);
 [[nodiscard]] std::string installation_root();
 [[nodiscard]] std::vector<std::string> family_names();
 [[nodiscard]] scenario::LoadOptions load_options();
+// Reads each trace once.
+[[nodiscard]] scenario::TraceCheck trace_check();
 [[nodiscard]] std::string json_schema();
 
 }  // namespace iommu

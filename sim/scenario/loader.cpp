@@ -144,14 +144,16 @@ class Loader {
     overlay(*node, value);
   }
 
-  Scenario read(const Node& root) {
+  Scenario read(const Node& root, const fs::path& beside) {
     Reader reader{diagnostics_, options_.families};
     auto scenario = read_object(reader, root, scenario_schema());
     if (!scenario || !diagnostics_.is_clean()) return {};
     finish_costs(scenario->platform);
-    check_scenario(*scenario, [&](const std::string& path, const std::string& message) {
+    const Complain complain = [&](const std::string& path, const std::string& message) {
       diagnostics_.error(deepest_at(root, path).at, message);
-    });
+    };
+    check_scenario(*scenario, complain);
+    resolve_traces(*scenario, beside, complain);
     return std::move(*scenario);
   }
 
@@ -177,6 +179,17 @@ class Loader {
     }
   }
 
+  void resolve_traces(Scenario& scenario, const fs::path& beside, const Complain& complain) const {
+    for (std::size_t i = 0; i < scenario.devices.size(); ++i) {
+      WorkloadSetting& workload = scenario.devices[i].workload;
+      if (workload.kind != WorkloadKind::Trace) continue;
+      workload.trace.resolved = (beside / workload.trace.file).string();
+      if (!options_.check_trace) continue;
+      if (const std::string problem = options_.check_trace(workload.trace); !problem.empty())
+        complain("devices[" + std::to_string(i) + "].workload.file", problem);
+    }
+  }
+
   const LoadOptions& options_;
   std::vector<fs::path> folders_;
   Diagnostics diagnostics_;
@@ -187,12 +200,6 @@ std::vector<fs::path> platform_folders(const LoadOptions& options, const fs::pat
   if (!beside.empty()) folders.push_back(beside);
   for (const std::string& folder : options.platform_folders) folders.emplace_back(folder);
   return folders;
-}
-
-void resolve_traces(Scenario& scenario, const fs::path& beside) {
-  for (DeviceSetting& device : scenario.devices)
-    if (device.workload.kind == WorkloadKind::Trace)
-      device.workload.trace.resolved = (beside / device.workload.trace.file).string();
 }
 
 // One list of (key node, value node) per combination, the first axis slowest.
@@ -244,9 +251,8 @@ LoadedScenario parse_scenario(const std::string& text, const std::string& path, 
   for (const Assignment& assignment : combinations(root, loader.diagnostics())) {
     Node varied = root;
     for (const auto& [key, value] : assignment) loader.set(varied, *key, *value);
-    Variation variation{{}, loader.read(varied)};
+    Variation variation{{}, loader.read(varied, beside)};
     label_axes(variation, assignment);
-    resolve_traces(variation.scenario, beside);
     loaded.variations.push_back(std::move(variation));
   }
   loader.fail_if_wrong();

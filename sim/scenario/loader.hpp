@@ -5,6 +5,7 @@
 //   for (const Variation& v : loaded.variations) ...   // one, unless the file varies a key
 #pragma once
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,9 +15,13 @@
 
 namespace iommu::scenario {
 
+// Why a recorded trace cannot be used; empty: it can.
+using TraceCheck = std::function<std::string(const TraceWorkload& trace)>;
+
 struct LoadOptions {
   std::vector<std::string> families;          // names of the registry
   std::vector<std::string> platform_folders;  // searched after the folder platforms/ beside the scenario
+  TraceCheck check_trace{};                   // asked for every trace that a scenario names, when there is one
 };
 
 struct Variation {
