@@ -100,8 +100,11 @@ struct Difference {
 };
 }  // namespace
 
-ShadowTranslation::ShadowTranslation(Hypervisor& xen, Domain& domain, VirtualUnit& unit, const FamilyDescriptor& family)
-    : VirtualDevices(xen, domain, unit), reader_(family.make_driver({.features = unit.features(), .stage1 = false})) {}
+ShadowTranslation::ShadowTranslation(Hypervisor& xen, Domain& domain, VirtualUnit& unit, const FamilyDescriptor& family,
+                                     ShadowLimits limits)
+    : VirtualDevices(xen, domain, unit),
+      limits_(limits),
+      reader_(family.make_driver({.features = unit.features(), .stage1 = false})) {}
 
 Task<Errno> ShadowTranslation::adopt(CpuPort& cpu, Device& device, const Context& guest) {
   if (device.guest && device.guest->stage2 == guest.stage2) co_return Errno::Ok;
@@ -166,11 +169,11 @@ Task<ShadowTranslation::GuestPieces> ShadowTranslation::read_guest(CpuPort& cpu,
   GuestTableView memory(domain_.memory);
   const auto table = reader_->view_table(TableKind::Stage2, root, memory);
   std::uint64_t leaves = 0;
-  const LeafScan scan = table->scan_leaves(range, kMostEntries, [&](const MappedLeaf& leaf) {
+  const LeafScan scan = table->scan_leaves(range, limits_.entries, [&](const MappedLeaf& leaf) {
     ++leaves;
-    if (result.pieces.size() < kMostPieces) append_machine_pieces(result.pieces, leaf, range);
+    if (result.pieces.size() < limits_.pieces) append_machine_pieces(result.pieces, leaf, range);
   });
-  if (scan.resume_at || result.pieces.size() >= kMostPieces) {
+  if (scan.resume_at || result.pieces.size() >= limits_.pieces) {
     ++counters_.refused_scans;
     result.refused = true;
     result.pieces.clear();

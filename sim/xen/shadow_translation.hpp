@@ -19,14 +19,17 @@ struct ShadowCounters {
   std::uint64_t refused_scans = 0;
 };
 
+// For one sync at most. An honest guest with 16 GiB mapped in single pages stays below it; tables that contain
+// themselves do not.
+struct ShadowLimits {
+  std::uint64_t entries = 1ULL << 23;  // of a guest's tables
+  std::uint64_t pieces = 1ULL << 22;   // runs of pages found there
+};
+
 class ShadowTranslation final : public VirtualDevices {
  public:
-  // For one sync at most, entries of a guest's tables read and runs of pages found. An honest guest with 16 GiB mapped
-  // in single pages stays below it; tables that contain themselves do not.
-  static constexpr std::uint64_t kMostEntries = 1ULL << 23;
-  static constexpr std::uint64_t kMostPieces = 1ULL << 22;
-
-  ShadowTranslation(Hypervisor& xen, Domain& domain, VirtualUnit& unit, const FamilyDescriptor& family);
+  ShadowTranslation(Hypervisor& xen, Domain& domain, VirtualUnit& unit, const FamilyDescriptor& family,
+                    ShadowLimits limits = {});
 
   [[nodiscard]] const ShadowCounters& counters() const { return counters_; }
   void reset_counters() { counters_ = {}; }
@@ -53,6 +56,7 @@ class ShadowTranslation final : public VirtualDevices {
   [[nodiscard]] std::vector<AddressRange> reserved_for(const Device& device) const;
   void append_machine_pieces(std::vector<Piece>& pieces, const MappedLeaf& leaf, AddressRange range) const;
 
+  ShadowLimits limits_;
   std::unique_ptr<TableDriver> reader_;  // the family's way of reading a guest's tables
   ShadowCounters counters_;
 };

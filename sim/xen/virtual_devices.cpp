@@ -79,8 +79,14 @@ Task<void> VirtualDevices::refresh(CpuPort& cpu, Device& device) {
     co_return;
   }
   if (guest->kind == ContextKind::Bypass) {
-    device.guest.reset();
-    co_await attach(cpu, device, *domain_.default_context);
+    const Permissions rights = co_await rights_of_bypass(request, *guest);
+    if (rights == kReadWrite) {
+      device.guest.reset();
+      co_await attach(cpu, device, *domain_.default_context);
+      co_return;
+    }
+    if (!rights.none()) ++refused_;  // half a bypass has no counterpart
+    co_await block(cpu, device);
     co_return;
   }
   Errno status = Errno::Unsupported;
@@ -92,6 +98,19 @@ Task<void> VirtualDevices::refresh(CpuPort& cpu, Device& device) {
   if (status == Errno::Ok) co_return;
   ++refused_;
   co_await block(cpu, device);
+}
+
+// An entry may let requests pass untranslated and still deny them.
+Task<Permissions> VirtualDevices::rights_of_bypass(TranslationRequest request, Context guest) {
+  Permissions rights;
+  for (const Access access : {Access::Read, Access::Write}) {
+    request.access = access;
+    const TranslationResponse response = co_await unit_.core().walk(request, guest, unit_.guest_memory(), {});
+    const auto* passed = std::get_if<Translation>(&response);
+    if (passed == nullptr || !passed->allowed.allow(access)) continue;
+    (access == Access::Read ? rights.read : rights.write) = true;
+  }
+  co_return rights;
 }
 
 Task<Errno> VirtualDevices::attach(CpuPort& cpu, Device& device, IoContext& context) {

@@ -56,6 +56,7 @@ class VirtualDevices : public VirtualUnitSink {
 
  private:
   Task<void> refresh(CpuPort& cpu, Device& device);
+  Task<Permissions> rights_of_bypass(TranslationRequest request, Context guest);
   Errno make_blocked_context();
   IoContext* blocked_ = nullptr;  // an empty context
 };
