@@ -5,6 +5,7 @@
 #include <array>
 
 #include "models/amdvi/family.hpp"
+#include "models/smmuv3/family.hpp"
 #include "models/vtd/family.hpp"
 
 namespace iommu {
@@ -13,6 +14,7 @@ std::span<const FamilyDescriptor* const> families() {
   static const std::array kFamilies{
       &vtd::family(),
       &amdvi::family(),
+      &smmuv3::family(),
   };
   return kFamilies;
 }
