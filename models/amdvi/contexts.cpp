@@ -111,6 +111,10 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
   if (walks && uses_guest_tables(request, entry))
     co_return co_await find_guest_context(request, context, entry, memory);
   ContextResult result = context;
+  // An entry that lets nothing through is no context.
+  if (!walks)
+    if (const auto answer = answer_from_context(request, context); answer && std::holds_alternative<Fault>(*answer))
+      result = std::get<Fault>(*answer);
   co_return result;
 }
 

@@ -89,7 +89,7 @@ std::optional<std::vector<RegisterWrite>> Driver::bring_up(TableMemory& memory) 
   }
   const auto [device_table, commands, events] = blocks;
   device_table_ = device_table;
-  constexpr std::uint64_t kBlocked = mask_of<kDeviceTableEntry, "V"> | mask_of<kDeviceTableEntry, "TV">;
+  constexpr std::uint64_t kBlocked = mask_of<kDeviceTableEntry, "V">;
   for (std::uint64_t device = 0; device < 1U << 16; ++device)
     memory.write64(device_table_ + device * kDeviceTableEntryBytes, kBlocked);
   ring_ = {.base = commands,

@@ -10,8 +10,11 @@ namespace {
 
 using Entry = std::array<std::uint64_t, 4>;
 
-// What bring_up() writes, and detach(): valid, translating, no tables, no rights.
-constexpr Entry kBlocked{mask_of<kDeviceTableEntry, "V"> | mask_of<kDeviceTableEntry, "TV">, 0, 0, 0};
+// What bring_up() writes, and detach(): valid, without translation.
+constexpr Entry kBlocked{mask_of<kDeviceTableEntry, "V">, 0, 0, 0};
+
+// The PASID whose guest tables serve requests without one. [§2.2.6]
+constexpr std::uint32_t kRequestsWithoutPasid = 0;
 
 bool uses_guest_tables(ContextKind kind) { return kind == ContextKind::Stage1 || kind == ContextKind::Nested; }
 bool uses_host_tables(ContextKind kind) { return kind == ContextKind::Stage2 || kind == ContextKind::Nested; }
@@ -121,8 +124,8 @@ TableEdit Driver::attach(RequesterId requester, const ContextSetting& setting, T
     if (!table) return failed(EditStatus::NoMemory);
     gcr3_table = *table;
     if (!same_guest) {
-      // PASID 0 stands for requests without one.
-      memory.write64(gcr3_table, setting.stage1.address | mask_of<kGcr3Entry, "V">);
+      memory.write64(gcr3_table + kRequestsWithoutPasid * kGcr3EntryBytes,
+                     setting.stage1.address | mask_of<kGcr3Entry, "V">);
       ++edit.entries_written;
       ++edit.lines_touched;
     }
@@ -145,7 +148,11 @@ TableEdit Driver::detach(RequesterId requester, TableMemory& memory) {
 // amd_iommu_setup_domain_device; linux drivers/iommu/amd/iommu.c, do_detach]
 std::vector<InvalidationScope> Driver::context_scopes(RequesterId requester, std::optional<ContextSetting> old) const {
   std::vector<InvalidationScope> scopes{{.kind = InvalidationKind::Context, .requester = requester}};
-  if (old) scopes.push_back({.kind = InvalidationKind::Iotlb, .domain = old->domain});
+  if (!old) return scopes;
+  InvalidationScope iotlb{.kind = InvalidationKind::Iotlb, .domain = old->domain};
+  // Guest tables alone are named by the PASID; what host tables took part in goes by the domain.
+  if (old->kind == ContextKind::Stage1) iotlb.asid = AsidTag(kRequestsWithoutPasid);
+  scopes.push_back(iotlb);
   return scopes;
 }
 

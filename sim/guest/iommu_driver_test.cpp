@@ -305,7 +305,7 @@ TEST_P(IommuDriverTest, WithoutMemoryItRefuses) {
   bool attached = false;
   std::uint64_t refusals = 0;
   for (std::uint64_t kernel_pages = 0; !attached; ++kernel_pages) {
-    ASSERT_LT(kernel_pages, 600U);
+    ASSERT_LT(kernel_pages, 1024U);
     Bench b(GetParam(), kernel_pages);
     if (!b.bring_up()) {
       EXPECT_FALSE(b.unit.core->is_translating());
