@@ -20,7 +20,7 @@ using scenario::ScenarioError;
 
 // By line, counted from 1, or by id.
 VectorFileRecord find_record(const std::string& path, const std::string& wanted) {
-  const auto number = parse_number(wanted, Digits::Decimal);
+  const auto number = parse_number(wanted, Radix::Decimal);
   VectorFile file(path);
   for (std::uint64_t line = 1;; ++line) {
     VectorFileNext next = file.next(vector_families());
@@ -43,7 +43,7 @@ VectorFileRecord find_record(const std::string& path, const std::string& wanted)
 std::size_t find_access(const VectorRecord& record, const std::optional<std::string>& wanted) {
   if (record.accesses.empty()) throw ScenarioError({fmt::format("record {} has no access", record.id)});
   if (!wanted) return 0;
-  const auto number = parse_number(*wanted, Digits::Decimal);
+  const auto number = parse_number(*wanted, Radix::Decimal);
   if (!number || *number >= record.accesses.size())
     throw ScenarioError({fmt::format("--access: '{}' is none of record {}'s, which are 0 to {}", wanted->substr(0, 60),
                                      record.id, record.accesses.size() - 1)});

@@ -34,8 +34,8 @@ std::size_t choose(const std::optional<std::string>& wanted, const std::vector<s
   return static_cast<std::size_t>(found - names.begin());
 }
 
-std::uint64_t parse(const std::string& text, Digits digits, std::string_view option, std::string_view expected) {
-  const auto value = parse_number(text, digits);
+std::uint64_t parse(const std::string& text, Radix radix, std::string_view option, std::string_view expected) {
+  const auto value = parse_number(text, radix);
   if (!value) throw ScenarioError({fmt::format("{}: '{}' is no {}", option, text.substr(0, 60), expected)});
   return *value;
 }
@@ -73,9 +73,9 @@ Choice choose(const ExplainArguments& a, const scenario::Variation& variation) {
   if (c.family == nullptr)
     throw ScenarioError(
         {fmt::format("--family: unknown family '{}'{}", family.substr(0, 60), did_you_mean(family, known))});
-  if (a.iova) c.address = parse(*a.iova, Digits::DecimalOrHex, "--iova", "address of 64 bits; expected 0x… or decimal");
+  if (a.iova) c.address = parse(*a.iova, Radix::DecimalOrHex, "--iova", "address of 64 bits; expected 0x… or decimal");
   c.access = parse_access(a.access);
-  if (a.after) c.after = parse(*a.after, Digits::Decimal, "--at", "number of I/Os");
+  if (a.after) c.after = parse(*a.after, Radix::Decimal, "--at", "number of I/Os");
   return c;
 }
 

@@ -77,8 +77,8 @@ std::string_view kind_text(FieldKind kind) {
   return kNames[static_cast<std::size_t>(kind)];
 }
 
-std::optional<std::uint64_t> parse_number(std::string_view text, Digits digits) {
-  const bool is_hex = digits == Digits::DecimalOrHex && (text.starts_with("0x") || text.starts_with("0X"));
+std::optional<std::uint64_t> parse_number(std::string_view text, Radix radix) {
+  const bool is_hex = radix == Radix::DecimalOrHex && (text.starts_with("0x") || text.starts_with("0X"));
   if (is_hex) text.remove_prefix(2);
   std::uint64_t value = 0;
   const char* end = text.data() + text.size();

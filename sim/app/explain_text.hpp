@@ -36,8 +36,8 @@ namespace iommu {
 [[nodiscard]] std::string_view kind_text(FieldKind kind);
 
 // A whole text as a number: decimal, or hexadecimal after 0x where that is allowed.
-enum class Digits : std::uint8_t { Decimal, DecimalOrHex };
-[[nodiscard]] std::optional<std::uint64_t> parse_number(std::string_view text, Digits digits);
+enum class Radix : std::uint8_t { Decimal, DecimalOrHex };
+[[nodiscard]] std::optional<std::uint64_t> parse_number(std::string_view text, Radix radix);
 
 // Letters and digits only, in upper case: what two spellings of a name have in common.
 [[nodiscard]] std::string folded(std::string_view name);

@@ -96,7 +96,8 @@ scenario::TraceCheck trace_check() {
     try {
       (void)load_trace(trace);
     } catch (const TraceError& e) {
-      answer->second = std::string("the trace cannot be used: ") + e.what();
+      const std::string line = e.line() == 0 ? "" : "line " + std::to_string(e.line()) + ": ";
+      answer->second = "trace '" + trace.file + "' cannot be used: " + line + e.message();
     }
     return answer->second;
   };
