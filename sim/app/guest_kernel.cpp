@@ -132,17 +132,19 @@ bool Guest::is_over() const {
 }
 
 void Guest::reset_statistics() {
-  for (Attached& device : devices_) device.run->reset_statistics();
+  for (Attached& device : devices_) {
+    device.run->reset_statistics();
+    device.api->reset_counters();
+  }
   for (Vcpu* cpu : cpus_) cpu->reset_statistics();
   strategy_->reset_counters();
-  before_ = dma_api_since_boot();
 }
 
 void Guest::add_to(IoTotals& totals) const {
   for (const Attached& device : devices_) device.run->add_to(totals);
 }
 
-Guest::DmaApiTotals Guest::dma_api_since_boot() const {
+Guest::DmaApiTotals Guest::dma_api() const {
   DmaApiTotals totals;
   for (const Attached& device : devices_) {
     const guest::DmaApi::Counters& c = device.api->counters();
@@ -150,14 +152,9 @@ Guest::DmaApiTotals Guest::dma_api_since_boot() const {
     totals.unmaps += c.unmaps;
     totals.flushes += c.flushes_by_full_queue + c.flushes_by_timer + c.flushes_by_reuse;
     totals.failures += c.failures;
+    totals.flush_time.merge(c.flush_time);
   }
   return totals;
-}
-
-Guest::DmaApiTotals Guest::dma_api() const {
-  const DmaApiTotals now = dma_api_since_boot();
-  return {now.maps - before_.maps, now.unmaps - before_.unmaps, now.flushes - before_.flushes,
-          now.failures - before_.failures};
 }
 
 }  // namespace iommu

@@ -62,6 +62,7 @@ class Guest {
     std::uint64_t unmaps = 0;
     std::uint64_t flushes = 0;
     std::uint64_t failures = 0;
+    Histogram flush_time;
   };
   [[nodiscard]] DmaApiTotals dma_api() const;
 
@@ -76,7 +77,6 @@ class Guest {
   bool claim_pages(const std::vector<GuestDevice>& devices);
   [[nodiscard]] guest::DmaApiOptions dma_api_options() const;
   [[nodiscard]] strategy::StrategyOptions strategy_options(const scenario::StrategySetting& strategy) const;
-  [[nodiscard]] DmaApiTotals dma_api_since_boot() const;
 
   GuestEnvironment environment_;
   const scenario::DomainSetting& setting_;
@@ -86,7 +86,6 @@ class Guest {
   std::unique_ptr<guest::GuestPages> pages_;
   std::unique_ptr<strategy::DmaStrategy> strategy_;
   std::vector<Attached> devices_;
-  DmaApiTotals before_;
 };
 
 // The strategy that a scenario names.

@@ -148,10 +148,12 @@ void set_guest(RunResult& r, const Machine& machine) {
     sum.unmaps += d.unmaps;
     sum.flushes += d.flushes;
     sum.failures += d.failures;
+    sum.flush_time.merge(d.flush_time);
   }
   r.set("guest.maps", as_double(sum.maps));
   r.set("guest.unmaps", as_double(sum.unmaps));
   r.set("guest.flushes", as_double(sum.flushes));
+  r.set("guest.flush_time.mean", sum.flush_time.mean_ps() / 1000);
   if (sum.failures != 0) r.failures.push_back(std::to_string(sum.failures) + " calls of the DMA API failed");
 }
 

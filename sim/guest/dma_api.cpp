@@ -221,7 +221,8 @@ bool DmaApi::disown(IovaRange range) {
 
 Task<DmaStatus> DmaApi::remove(CpuPort& cpu, IovaRange range, IovaOwner owner) {
   ++counters_.unmaps;
-  observer_.on_unmap_called(cpu.now(), device_, range);
+  const Picoseconds began = cpu.now();
+  observer_.on_unmap_called(began, device_, range);
   const UnmapGather gather = co_await space_.unmap(cpu, range, lazy_ ? Flush::Deferred : Flush::Immediate);
   if (gather.status != DmaStatus::Ok) {
     // Part of the range may still translate: it is nobody's from here on, and never safe.
@@ -235,6 +236,7 @@ Task<DmaStatus> DmaApi::remove(CpuPort& cpu, IovaRange range, IovaOwner owner) {
   }
   co_await space_.sync(cpu, gather);
   observer_.on_fenced(cpu.now(), device_, range);
+  counters_.flush_time.add(cpu.now() - began);
   co_await free_iova(cpu, range, owner);
   co_return DmaStatus::Ok;
 }
@@ -268,7 +270,9 @@ Task<void> DmaApi::queue(CpuPort& cpu, UnmapGather gather, IovaOwner owner) {
 // A flush covers what was queued before it began; what is queued while it runs waits for the next one.
 Task<void> DmaApi::flush_space(CpuPort& cpu) {
   const std::uint64_t mine = ++flushes_begun_;
+  const Picoseconds began = cpu.now();
   co_await space_.flush_all(cpu);
+  counters_.flush_time.add(cpu.now() - began);
   flushes_done_ = std::max(flushes_done_, mine);
   mark_fenced(cpu.now());
 }

@@ -17,6 +17,7 @@
 #include <memory>
 #include <vector>
 
+#include "sim/base/histogram.hpp"
 #include "sim/guest/dma_space.hpp"
 #include "sim/guest/iova_allocator.hpp"
 
@@ -82,8 +83,11 @@ class DmaApi {
     std::uint64_t flushes_by_timer = 0;
     std::uint64_t flushes_by_reuse = 0;  // map_at() of a range that waited
     std::uint64_t failures = 0;          // calls that did not return Ok
+    // Of one flush as its caller sees it: an unmap with its invalidation (strict), one flush of all queues (lazy).
+    Histogram flush_time;
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
+  void reset_counters() { counters_ = {}; }
   [[nodiscard]] const IovaAllocator& allocator() const { return allocator_; }
   [[nodiscard]] bool is_lazy() const { return lazy_; }
   [[nodiscard]] bool is_identity() const { return space_.is_identity(); }

@@ -100,6 +100,7 @@ inline constexpr std::array kMetrics{
   MetricRow{"guest.maps",                   "1",   Better::Neither, Digits::Integer, Shown::InFiles, "dma_map calls"},
   MetricRow{"guest.unmaps",                 "1",   Better::Neither, Digits::Integer, Shown::InFiles, "dma_unmap calls"},
   MetricRow{"guest.flushes",                "1",   Better::Lower,   Digits::Integer, Shown::InFiles, "Flush-queue flushes of lazy unmapping"},
+  MetricRow{"guest.flush_time.mean",        "ns",  Better::Lower,   Digits::One,     Shown::Always,  "One flush as the guest sees it: an unmap with its invalidation (strict), one flush of a whole queue (lazy)"},
   MetricRow{"cpu.cycles_per_io",            "cycles", Better::Lower, Digits::Integer, Shown::Always, "vCPU time per I/O, waiting for locks and fences included"},
   MetricRow{"cpu.utilisation",              "1",   Better::Lower,   Digits::Three,   Shown::Always,  "Busy part of the domains' vCPUs"},
   MetricRow{"lock.contended",               "1",   Better::Lower,   Digits::Integer, Shown::InFiles, "Lock acquisitions that had to wait"},
