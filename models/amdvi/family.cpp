@@ -7,6 +7,7 @@
 #include "models/amdvi/capabilities.hpp"
 #include "models/amdvi/core.hpp"
 #include "models/amdvi/driver.hpp"
+#include "models/amdvi/explain.hpp"
 #include "models/amdvi/spec.hpp"
 #include "models/amdvi/vector_rules.hpp"
 
@@ -32,6 +33,7 @@ constexpr FamilyDescriptor kFamily{
     .fixed_inputs = kFixedInputs,
     .unsupported = unsupported,
     .vectors = &kVectorFamily,
+    .layouts = &kFamilyLayouts,
 };
 
 }  // namespace

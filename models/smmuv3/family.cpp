@@ -6,6 +6,7 @@
 #include "models/smmuv3/capabilities.hpp"
 #include "models/smmuv3/core.hpp"
 #include "models/smmuv3/driver.hpp"
+#include "models/smmuv3/explain.hpp"
 #include "models/smmuv3/spec.hpp"
 #include "models/smmuv3/vector_rules.hpp"
 
@@ -28,6 +29,7 @@ constexpr FamilyDescriptor kFamily{
     .fixed_inputs = {},
     .unsupported = unsupported,
     .vectors = &kVectorFamily,
+    .layouts = &kFamilyLayouts,
 };
 
 }  // namespace
