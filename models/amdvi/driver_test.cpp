@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the driver writes, the core reads: device table, page tables, commands, registers.
+#include "models/amdvi/driver.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "models/amdvi/core.hpp"
+#include "sim/base/rng.hpp"
+#include "sim/memory/host_memory.hpp"
+#include "sim/memory/host_table_memory.hpp"
+
+namespace iommu::amdvi {
+namespace {
+
+constexpr RequesterId kNic = RequesterId::bdf(3, 0, 0);
+constexpr RequesterId kLast = RequesterId::bdf(255, 31, 7);  // the last entry of the device table
+constexpr std::uint64_t kOutput = 0x12345000;
+
+// A unit, the software that programs it, and memory between them.
+struct Unit {
+  explicit Unit(const DriverOptions& options)
+      : options_used(options), driver(options), core(compose(options.features)) {}
+
+  DriverOptions options_used;
+  HostMemory host{Bytes(1ULL << 38)};
+  FrameAllocator frames{Mfn(0x1000), 0x4000};
+  HostTableMemory memory{host, frames};
+  Driver driver;
+  Core core;
+  ImmediateMemoryPort port{host};
+
+  void bring_up() {
+    const auto writes = driver.bring_up(memory);
+    ASSERT_TRUE(writes);
+    for (const RegisterWrite& w : *writes) core.mmio_write(w.offset, w.bytes, w.value);
+  }
+  TranslationResponse translate(RequesterId requester, std::uint64_t address, Access access = Access::Read) {
+    return core.translate({.requester = requester, .pasid = {}, .address = Iova(address), .access = access}, port)
+        .run();
+  }
+  // Puts commands into the ring and returns what the core makes of each.
+  std::vector<CommandEffect> execute(const std::vector<CommandWords>& commands) {
+    const CommandRing ring = driver.ring();
+    for (const CommandWords& command : commands) {
+      for (unsigned w = 0; w < ring.entry_bytes / 8; ++w)
+        memory.write64(ring.base + driver.tail_value(tail) + 8 * w, command.words[w]);
+      tail = (tail + 1) % ring.entries;
+    }
+    core.mmio_write(ring.tail_register, 8, driver.tail_value(tail));
+    std::vector<CommandEffect> effects;
+    while (core.has_command()) {
+      const auto command = core.fetch_command(port).run();
+      if (!command) break;
+      effects.push_back(core.apply(*command));
+    }
+    return effects;
+  }
+  std::uint32_t tail = 0;
+};
+
+DriverOptions options(ContextKind kind, unsigned input_bits = 48) {
+  DriverOptions o;
+  o.features.input_address_bits = input_bits;
+  o.features.nested = kind == ContextKind::Nested;
+  o.features.device_tlb = true;
+  o.stage1 = kind == ContextKind::Stage1 || kind == ContextKind::Nested;
+  return o;
+}
+
+std::string print(const TranslationResponse& response) {
+  if (const auto* fault = std::get_if<Fault>(&response)) return std::string(fault->row->name);
+  return std::to_string(std::get<Translation>(response).address.value());
+}
+
+// Kills: rings enabled before their bases are there, and a device table that forwards what is not attached.
+TEST(AmdViDriver, BringUpBlocksEveryDevice) {
+  for (const bool stage1 : {false, true}) {
+    DriverOptions o;
+    o.stage1 = stage1;
+    Unit unit(o);
+    EXPECT_FALSE(unit.core.is_translating());
+    unit.bring_up();
+    EXPECT_TRUE(unit.core.is_translating());
+    const std::uint64_t status = unit.core.mmio_read(offset::kStatus, 8);
+    EXPECT_EQ((get<kStatus, "CmdBufRun">(status)), 1U);
+    EXPECT_EQ((get<kStatus, "EventLogRun">(status)), 1U);
+    EXPECT_EQ((get<kControl, "GTEn">(unit.core.mmio_read(offset::kControl, 8))), stage1 ? 1U : 0U);
+    for (const RequesterId device : {RequesterId(0), kNic, kLast})
+      EXPECT_EQ(print(unit.translate(device, 0)), "IO_PAGE_FAULT.untranslated");
+  }
+}
+TEST(AmdViDriver, RingHoldsWhatWasAskedFor) {
+  for (const std::uint32_t entries : {1U, 256U, 257U, 512U, 4096U, 1U << 20}) {
+    DriverOptions o;
+    o.features.command_ring_entries = entries;
+    Unit unit(o);
+    unit.bring_up();
+    const CommandRing ring = unit.driver.ring();
+    EXPECT_GE(ring.entries, std::min(entries, 32768U));
+    EXPECT_EQ(ring.base % (std::uint64_t{ring.entries} * ring.entry_bytes), 0U);
+    EXPECT_EQ((1U << get<kRingBase, "Len">(unit.core.mmio_read(offset::kCommandBase, 8))), ring.entries);
+  }
+}
+TEST(AmdViDriver, BringUpWithoutMemoryFailsAndKeepsNothing) {
+  for (const std::uint64_t available : {0U, 1U, 2U, 511U, 512U, 513U}) {
+    HostMemory host(1_GiB);
+    FrameAllocator frames(Mfn(0x200), available);
+    HostTableMemory memory(host, frames);
+    Driver driver{DriverOptions{}};
+    EXPECT_FALSE(driver.bring_up(memory)) << available;
+    EXPECT_EQ(frames.used(), 0U) << available;
+  }
+}
+
+class AmdViAttach : public testing::TestWithParam<std::tuple<ContextKind, unsigned, bool>> {};
+
+// Every kind and width, and the ends of the device table. Kills: a wrong Mode, GuestPagingMode, GCR3 piece or pointer.
+TEST_P(AmdViAttach, CoreTranslatesWhatTheDriverMapped) {
+  const auto [kind, bits, last] = GetParam();
+  const RequesterId device = last ? kLast : kNic;
+  Unit unit(options(kind, bits));
+  unit.bring_up();
+  const auto stage2 = unit.driver.create_table(TableKind::Stage2, unit.memory);
+  const auto stage1 = unit.driver.create_table(TableKind::Stage1, unit.memory);
+  // Guest tables are where the host tables map them one to one.
+  stage2->map({.input = 0, .output = 0, .length = 1_GiB, .max_page_lg2 = 30});
+  const std::uint64_t input = 0x5000'3000;
+  auto& mapped = kind == ContextKind::Stage2 ? *stage2 : *stage1;
+  mapped.map({.input = input, .output = kOutput, .permissions = kReadOnly});
+  const ContextSetting setting{
+      .kind = kind, .domain = DomainTag(7), .stage1 = stage1->root(), .stage2 = stage2->root()};
+  const TableEdit edit = unit.driver.attach(device, setting, unit.memory);
+  ASSERT_EQ(edit.status, EditStatus::Ok);
+  EXPECT_TRUE(edit.added && !edit.modified);
+
+  const auto context = unit.core.find_context({.requester = device, .pasid = {}, .address = Iova(0)}, unit.port).run();
+  ASSERT_TRUE(std::holds_alternative<Context>(context));
+  EXPECT_EQ(std::get<Context>(context).kind, kind);
+  EXPECT_EQ(std::get<Context>(context).domain, DomainTag(7));
+  const std::uint64_t expected = kind == ContextKind::Bypass ? input : kOutput;
+  EXPECT_EQ(print(unit.translate(device, input + 0x10)), std::to_string(expected + 0x10));
+  EXPECT_EQ(std::holds_alternative<Fault>(unit.translate(device, input, Access::Write)), kind != ContextKind::Bypass);
+
+  const TableEdit gone = unit.driver.detach(device, unit.memory);
+  EXPECT_TRUE(gone.modified && !gone.added);
+  EXPECT_EQ(print(unit.translate(device, input)), "IO_PAGE_FAULT.untranslated");
+  EXPECT_EQ(unit.driver.detach(device, unit.memory).entries_written, 0U);
+}
+INSTANTIATE_TEST_SUITE_P(Kinds, AmdViAttach,
+                         testing::Combine(testing::Values(ContextKind::Bypass, ContextKind::Stage1, ContextKind::Stage2,
+                                                          ContextKind::Nested),
+                                          testing::Values(48U, 57U), testing::Bool()));
+
+TEST(AmdViDriver, ThreeLevelTablesTranslateThirtyNineBits) {
+  Unit unit(options(ContextKind::Stage2, 39));
+  unit.bring_up();
+  const auto table = unit.driver.create_table(TableKind::Stage2, unit.memory);
+  EXPECT_EQ(unit.driver.max_input(TableKind::Stage2), (1ULL << 39) - 1);
+  const std::uint64_t last = (1ULL << 39) - kPageSize.value();
+  table->map({.input = last, .output = kOutput});
+  unit.driver.attach(kNic, {.kind = ContextKind::Stage2, .domain = DomainTag(1), .stage2 = table->root()}, unit.memory);
+  EXPECT_EQ(print(unit.translate(kNic, last)), std::to_string(kOutput));
+  EXPECT_EQ(print(unit.translate(kNic, last + kPageSize.value())), "IO_PAGE_FAULT.range");
+}
+
+TEST(AmdViDriver, SettingsThatTheUnitCannotExpressAreRefused) {
+  Unit unit(options(ContextKind::Stage2));
+  unit.bring_up();
+  const auto table = unit.driver.create_table(TableKind::Stage1, unit.memory);
+  const auto refused = [&](const ContextSetting& setting) {
+    const TableEdit edit = unit.driver.attach(kNic, setting, unit.memory);
+    return edit.status == EditStatus::OutOfRange && edit.entries_written == 0;
+  };
+  EXPECT_TRUE(refused({.kind = ContextKind::Stage1, .stage1 = table->root()}));
+  EXPECT_TRUE(refused({.kind = ContextKind::Bypass, .domain = DomainTag(0x10000)}));
+  EXPECT_TRUE(refused({.kind = ContextKind::Stage2, .stage2 = {0x1000, 4}}));  // five levels, HATS allows four
+  EXPECT_EQ(print(unit.translate(kNic, 0)), "IO_PAGE_FAULT.untranslated");
+  Unit guest(options(ContextKind::Stage1));
+  guest.bring_up();
+  EXPECT_EQ(guest.driver.attach(kNic, {.kind = ContextKind::Stage1, .stage1 = {0x1000, 2}}, guest.memory).status,
+            EditStatus::OutOfRange);
+}
+
+// Only guest tables need memory of their own: the GCR3 table.
+TEST(AmdViDriver, AttachWithoutMemoryChangesNothing) {
+  Unit unit(options(ContextKind::Stage1));
+  unit.bring_up();
+  const auto table = unit.driver.create_table(TableKind::Stage1, unit.memory);
+  while (unit.frames.allocate()) {
+  }
+  const ContextSetting setting{
+      .kind = ContextKind::Stage1, .domain = DomainTag(1), .stage1 = table->root(), .stage2 = table->root()};
+  const TableEdit edit = unit.driver.attach(kNic, setting, unit.memory);
+  EXPECT_EQ(edit.status, EditStatus::NoMemory);
+  EXPECT_EQ(edit.entries_written, 0U);
+  EXPECT_EQ(print(unit.translate(kNic, 0)), "IO_PAGE_FAULT.untranslated");
+  ContextSetting bypass = setting;
+  bypass.kind = ContextKind::Bypass;
+  EXPECT_EQ(unit.driver.attach(kNic, bypass, unit.memory).status, EditStatus::Ok);
+}
+
+// Shows each atomic write to an observer.
+class AtomicMemory final : public TableMemory {
+ public:
+  explicit AtomicMemory(TableMemory& memory) : memory_(memory) {}
+  std::function<void()> on_write;
+  std::uint64_t read64(std::uint64_t address) override { return memory_.read64(address); }
+  void write64(std::uint64_t address, std::uint64_t value) override {
+    memory_.write64(address, value);
+    if (on_write) on_write();
+  }
+  void write128(std::uint64_t address, std::uint64_t low, std::uint64_t high) override {
+    memory_.write64(address + 8, high);
+    memory_.write64(address, low);
+    if (on_write) on_write();
+  }
+  std::optional<std::uint64_t> allocate(unsigned pages_lg2) override { return memory_.allocate(pages_lg2); }
+  void release(std::uint64_t address, unsigned pages_lg2) override { memory_.release(address, pages_lg2); }
+
+ private:
+  TableMemory& memory_;
+};
+
+// interfaces §6, behaviour 36: by the old or the new setting, never a mix, between any two kinds. Kills: writing the
+// words one by one, changing the GCR3 table that the entry points to, and GuestPagingMode in the wrong order.
+TEST(AmdViDriver, ReplacingASettingNeverShowsAMix) {
+  constexpr std::array kKinds{ContextKind::Bypass, ContextKind::Stage1, ContextKind::Stage2, ContextKind::Nested};
+  for (const ContextKind from : kKinds)
+    for (const ContextKind to : kKinds)
+      for (const unsigned bits : {48U, 57U}) {
+        Unit unit(options(ContextKind::Nested, bits));
+        unit.bring_up();
+        AtomicMemory memory(unit.memory);
+        const auto setting_of = [&](ContextKind kind, std::uint32_t domain, std::uint64_t output) {
+          const auto stage2 = unit.driver.create_table(TableKind::Stage2, unit.memory);
+          const auto stage1 = unit.driver.create_table(TableKind::Stage1, unit.memory);
+          stage1->map({.input = 0x8000'1000, .output = output});
+          if (kind == ContextKind::Stage2)
+            stage2->map({.input = 0x8000'1000, .output = output});
+          else
+            stage2->map({.input = 0, .output = 0, .length = 1_GiB, .max_page_lg2 = 30});
+          return ContextSetting{
+              .kind = kind, .domain = DomainTag(domain), .stage1 = stage1->root(), .stage2 = stage2->root()};
+        };
+        const ContextSetting old_setting = setting_of(from, 1, 0xa000);
+        const ContextSetting new_setting = setting_of(to, 2, 0xb000);
+        unit.driver.attach(kNic, old_setting, memory);
+        const auto seen = [&] {
+          const auto context =
+              unit.core.find_context({.requester = kNic, .pasid = {}, .address = Iova(0)}, unit.port).run();
+          const auto* found = std::get_if<Context>(&context);
+          return std::pair{found != nullptr ? found->domain.value() : 0, print(unit.translate(kNic, 0x8000'1000))};
+        };
+        const auto state = [&](ContextKind kind, std::uint32_t domain, std::uint64_t output) {
+          return std::pair{domain, std::to_string(kind == ContextKind::Bypass ? 0x8000'1000 : output)};
+        };
+        const auto old_state = state(from, 1, 0xa000), new_state = state(to, 2, 0xb000);
+        ASSERT_EQ(seen(), old_state);
+        // Twice there and back: both GCR3 tables are in use.
+        for (int turn = 0; turn < 2; ++turn)
+          for (const auto& [setting, before, after] :
+               {std::tuple{new_setting, old_state, new_state}, std::tuple{old_setting, new_state, old_state}}) {
+            memory.on_write = [&] { EXPECT_TRUE(seen() == before || seen() == after) << seen().second; };
+            const TableEdit edit = unit.driver.attach(kNic, setting, memory);
+            memory.on_write = nullptr;
+            EXPECT_TRUE(edit.modified && !edit.added);
+            EXPECT_EQ(seen(), after);
+          }
+        EXPECT_EQ(unit.driver.attach(kNic, old_setting, memory).entries_written, 0U);
+      }
+}
+
+// Guest tables of another depth cannot be exchanged at once: then the device is blocked in between, never half moved.
+TEST(AmdViDriver, ReplacingGuestTablesOfAnotherDepthBlocksInBetween) {
+  Unit unit(options(ContextKind::Stage1, 57));
+  unit.bring_up();
+  AtomicMemory memory(unit.memory);
+  const auto deep = unit.driver.create_table(TableKind::Stage1, unit.memory);
+  deep->map({.input = 0x1000, .output = 0xa000});
+  // The lower four of its five levels, as a table of its own.
+  const TableRoot shallow{unit.memory.read64(deep->root().address) & mask_of<kGuestTable, "Address">, 3};
+  unit.driver.attach(kNic, {.kind = ContextKind::Stage1, .domain = DomainTag(1), .stage1 = deep->root()}, memory);
+  std::vector<std::string> seen;
+  memory.on_write = [&] { seen.push_back(print(unit.translate(kNic, 0x1000))); };
+  unit.driver.attach(kNic, {.kind = ContextKind::Stage1, .domain = DomainTag(2), .stage1 = shallow}, memory);
+  const std::string through = std::to_string(0xa000);
+  EXPECT_EQ(seen,
+            (std::vector<std::string>{through, "IO_PAGE_FAULT.untranslated", "IO_PAGE_FAULT.untranslated", through}));
+}
+
+// Commands
+// ---------------------------------------------------------------------------------------------------------------
+
+std::vector<InvalidationScope> executed(Unit& unit, const InvalidationScope& scope) {
+  const auto effects = unit.execute({unit.driver.encode(scope)});
+  EXPECT_EQ(effects.size(), 1U);
+  EXPECT_FALSE(unit.core.has_events()) << "the core refused a command";
+  return effects.empty() ? std::vector<InvalidationScope>{} : effects[0].scopes;
+}
+
+// Random scopes of every kind, over the ring's wrap: the core removes at least what was asked. Kills: a range
+// of half the size, a widening that narrows, a forgotten form.
+TEST(AmdViDriver, EncodedCommandsRemoveAtLeastTheScope) {
+  const std::uint64_t seed = 11;
+  Rng rng(seed);
+  for (const ContextKind kind : {ContextKind::Stage2, ContextKind::Nested}) {
+    for (const RangeFlush flush : {RangeFlush::ExactOrDomain, RangeFlush::SmallestBlock}) {
+      DriverOptions o = options(kind);
+      o.range_flush = flush;
+      Unit unit(o);
+      unit.bring_up();
+      const auto maybe = [&](auto value) { return rng.chance(0.6) ? std::optional(value) : std::nullopt; };
+      for (int i = 0; i < 600; ++i) {
+        InvalidationScope scope;
+        const std::uint64_t kinds = o.stage1 ? 5 : 4;  // there are no GCR3 entries else
+        constexpr std::array kAll{InvalidationKind::Context, InvalidationKind::Iotlb, InvalidationKind::DeviceTlb,
+                                  InvalidationKind::InterruptEntry, InvalidationKind::ProcessContext};
+        scope.kind = kAll[rng.below(kinds)];
+        scope.domain = maybe(DomainTag(static_cast<std::uint32_t>(rng.below(3))));
+        if (scope.kind != InvalidationKind::Context && o.stage1)
+          scope.asid = maybe(AsidTag(static_cast<std::uint32_t>(rng.below(3))));
+        if (scope.kind == InvalidationKind::DeviceTlb || scope.kind == InvalidationKind::Context)
+          scope.requester = kNic;
+        if (scope.kind == InvalidationKind::Context) scope.requester_ignore = rng.chance(0.5) ? 7 : 0;
+        if (scope.kind == InvalidationKind::DeviceTlb) scope.domain.reset();
+        const std::uint64_t unit_lg2 = scope.kind == InvalidationKind::InterruptEntry ? 0 : kPageLg2;
+        const std::uint64_t first = rng.below(4096) << unit_lg2;
+        const std::uint64_t count = rng.chance(0.5) ? 1ULL << rng.below(12) : 1 + rng.below(3000);
+        scope.range = maybe(AddressRange{first, first + (count << unit_lg2) - 1});
+        if (scope.kind == InvalidationKind::Context || scope.kind == InvalidationKind::ProcessContext)
+          scope.range.reset();
+        scope.leaf_only = scope.kind == InvalidationKind::Iotlb && rng.chance(0.3);
+        const auto effect = executed(unit, scope);
+        for (int probe = 0; probe < 40; ++probe) {
+          const std::uint64_t at = (rng.below(8192)) << unit_lg2;
+          const CacheTags tags{.domain = DomainTag(static_cast<std::uint32_t>(rng.below(3))),
+                               .asid = maybe(AsidTag(static_cast<std::uint32_t>(rng.below(3)))),
+                               .requester = RequesterId::bdf(3, 0, static_cast<unsigned>(rng.below(8))),
+                               .range = {at, at | bits_between(0, static_cast<unsigned>(unit_lg2))},
+                               .is_leaf = rng.chance(0.7)};
+          if (!matches(scope, tags)) continue;
+          EXPECT_TRUE(std::any_of(effect.begin(), effect.end(), [&](const auto& s) { return matches(s, tags); }))
+              << "seed " << seed << " kind " << static_cast<int>(scope.kind) << " step " << i;
+        }
+      }
+    }
+  }
+}
+
+// Xen names one page, 2 MiB, 1 GiB or everything; Linux any power of two: the smallest block around the range. Each is
+// one command. Kills: the bits of a size off by one.
+TEST(AmdViDriver, OneCommandOfTheSmallestBlock) {
+  constexpr std::uint64_t k2M = 512, k1G = 512 * 512;  // in pages
+  struct Case {
+    std::uint64_t first_page, pages;
+    std::optional<std::pair<std::uint64_t, std::uint64_t>> xen, linux;  // first page and pages
+  };
+  const std::vector<Case> cases{
+      {5, 1, {{5, 1}}, {{5, 1}}},
+      {6, 2, {{0, k2M}}, {{6, 2}}},
+      {5, 2, {{0, k2M}}, {{4, 4}}},
+      {k2M, k2M, {{k2M, k2M}}, {{k2M, k2M}}},
+      {k2M - 1, 2, {{0, k1G}}, {{0, 2 * k2M}}},
+      {k1G, k1G, {{k1G, k1G}}, {{k1G, k1G}}},
+      {k1G - 1, 2, {}, {{0, 2 * k1G}}},
+      {(1ULL << 35) - 1, 2, {}, {{0, 1ULL << 36}}},
+      {(1ULL << 40) - 1, 2, {}, {}},
+      {0, 1ULL << 52, {}, {}},
+  };
+  for (const RangeFlush flush : {RangeFlush::ExactOrDomain, RangeFlush::SmallestBlock}) {
+    DriverOptions o = options(ContextKind::Stage2);
+    o.range_flush = flush;
+    Unit unit(o);
+    unit.bring_up();
+    const auto scope_of = [](std::uint64_t first_page, std::uint64_t pages) {
+      return InvalidationScope{.domain = DomainTag(5),
+                               .range = AddressRange{first_page << kPageLg2, ((first_page + pages) << kPageLg2) - 1}};
+    };
+    for (const Case& c : cases) {
+      const auto& expected = flush == RangeFlush::SmallestBlock ? c.linux : c.xen;
+      const InvalidationScope wide =
+          expected ? scope_of(expected->first, expected->second) : InvalidationScope{.domain = DomainTag(5)};
+      const InvalidationScope exact = scope_of(c.first_page, c.pages);
+      EXPECT_EQ(unit.driver.widen(exact), wide) << c.first_page << "+" << c.pages;
+      EXPECT_EQ(executed(unit, exact), std::vector{wide}) << c.first_page << "+" << c.pages;
+    }
+  }
+}
+
+// Worked by hand. [§2.4.3]
+TEST(AmdViDriver, PageCommandsBitByBit) {
+  DriverOptions o = options(ContextKind::Nested);
+  o.range_flush = RangeFlush::SmallestBlock;
+  const Driver driver(o);
+  const auto words = [&](const InvalidationScope& scope) {
+    const CommandWords command = driver.encode(scope);
+    return std::pair(command.words[0], command.words[1]);
+  };
+  using Pair = std::pair<std::uint64_t, std::uint64_t>;
+  InvalidationScope scope{.domain = DomainTag(0x1234), .range = AddressRange{0x1234'5000, 0x1234'5fff}};
+  EXPECT_EQ(words(scope), Pair(0x3000'1234'0000'0000, 0x1234'5002));  // PDE
+  scope.leaf_only = true;
+  EXPECT_EQ(words(scope), Pair(0x3000'1234'0000'0000, 0x1234'5000));
+  scope.range = AddressRange{0x1234'0000, 0x1234'7fff};  // 32 KiB: ones in 13:12, zero in 14
+  EXPECT_EQ(words(scope), Pair(0x3000'1234'0000'0000, 0x1234'3001));
+  scope.range.reset();
+  EXPECT_EQ(words(scope), Pair(0x3000'1234'0000'0000, 0x7fff'ffff'ffff'f001));
+  scope.asid = AsidTag(0xabcde);
+  EXPECT_EQ(words(scope), Pair(0x3000'1234'000a'bcde, 0x7fff'ffff'ffff'f005));  // GN
+  const InvalidationScope device{.kind = InvalidationKind::DeviceTlb,
+                                 .asid = AsidTag(0xabcde),
+                                 .requester = RequesterId(0x0318),
+                                 .range = AddressRange{0x1234'5000, 0x1234'5fff}};
+  EXPECT_EQ(words(device), Pair(0x4ade'0318'00bc'0318, 0x1234'5004));
+  EXPECT_EQ(words({.kind = InvalidationKind::Context, .requester = RequesterId(0x0318)}),
+            Pair(0x2000'0000'0000'0318, 0));
+  EXPECT_EQ(words({.kind = InvalidationKind::InterruptEntry, .requester = RequesterId(0x0318)}),
+            Pair(0x5000'0000'0000'0318, 0));
+  EXPECT_EQ(words({.kind = InvalidationKind::Iotlb}), Pair(0x8000'0000'0000'0000, 0));
+}
+
+// The store is of eight bytes: its place has no three lowest bits.
+TEST(AmdViDriver, FenceWritesItsStatusWord) {
+  Unit unit(options(ContextKind::Stage2));
+  unit.bring_up();
+  EXPECT_EQ(unit.driver.ring().fence_bytes, 8U);
+  const auto effects = unit.execute({unit.driver.encode_fence(0x2008, 0xcafe)});
+  ASSERT_EQ(effects.size(), 1U);
+  ASSERT_TRUE(effects[0].fence && effects[0].fence->status);
+  EXPECT_EQ(effects[0].fence->status->address, Hpa(0x2008));
+  EXPECT_EQ(effects[0].fence->status->data, 0xcafeU);
+  EXPECT_EQ(effects[0].fence->status->bytes, 8U);
+  EXPECT_FALSE(effects[0].fence->interrupt);
+}
+
+// What Xen and Linux flush after a change of an entry: the entry, which hardware may hold in any case, and what the old
+// domain left. Kills: flushing the new domain instead of the old one.
+TEST(AmdViDriver, ContextChangesInvalidateTheEntryAndTheOldDomain) {
+  const Driver driver(options(ContextKind::Nested));
+  const InvalidationScope entry{.kind = InvalidationKind::Context, .requester = kNic};
+  EXPECT_EQ(driver.context_scopes(kNic, std::nullopt), std::vector{entry});
+  for (const ContextKind kind : {ContextKind::Bypass, ContextKind::Stage2, ContextKind::Nested}) {
+    const auto scopes = driver.context_scopes(kNic, ContextSetting{.kind = kind, .domain = DomainTag(9)});
+    EXPECT_EQ(scopes, (std::vector{entry, InvalidationScope{.domain = DomainTag(9)}}));
+  }
+  const auto scopes = driver.context_scopes(kNic, ContextSetting{.kind = ContextKind::Stage1, .domain = DomainTag(9)});
+  EXPECT_EQ(scopes, (std::vector{entry, InvalidationScope{.domain = DomainTag(9), .asid = AsidTag(0)}}));
+}
+
+TEST(AmdViDriver, PageSizesFollowTheUnit) {
+  DriverOptions o;
+  constexpr std::uint64_t k4K = 1ULL << 12, k2M = 1ULL << 21, k1G = 1ULL << 30;
+  EXPECT_EQ(Driver(o).page_sizes(TableKind::Stage2), k4K | k2M | k1G);
+  EXPECT_EQ(Driver(o).page_sizes(TableKind::Stage1), k4K | k2M | k1G);
+  o.features.superpages = false;
+  EXPECT_EQ(Driver(o).page_sizes(TableKind::Stage2), k4K);
+  EXPECT_EQ(Driver(o).page_sizes(TableKind::Stage1), k4K);
+}
+
+}  // namespace
+}  // namespace iommu::amdvi
