@@ -255,7 +255,7 @@ TEST_P(XenFree, ADyingContextAcceptsNothing) {
 // Calls of two vCPUs at the same time, in many orders. Kills (Z9): a number given twice or never again, a context that
 // is used after it is gone.
 TEST_P(XenFree, ConcurrentAllocMapAndFreeKeepTheirBooks) {
-  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Machine m(family());
     ASSERT_EQ(m.init(m.guest(), 3, 8), Errno::Ok);

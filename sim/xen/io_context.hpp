@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -37,6 +38,7 @@ struct IoContext {
   TableMemory* table_memory = nullptr;  // where `table` lives
   TableRoot stage1;
   TableRoot stage2;
+  std::array<std::uint64_t, 2> stage1_entry{};  // Nested: the guest's own words of the device table entry
   std::vector<DomainTag> tags;  // by unit
   std::vector<RequesterId> devices;
   bool dying = false;
@@ -64,7 +66,7 @@ struct IoContext {
     return pages;
   }
   [[nodiscard]] ContextSetting setting_on(std::size_t unit) const {
-    return {.kind = kind, .domain = tags[unit], .stage1 = stage1, .stage2 = stage2};
+    return {.kind = kind, .domain = tags[unit], .stage1 = stage1, .stage2 = stage2, .stage1_entry = stage1_entry};
   }
 };
 

@@ -29,8 +29,11 @@ Task<Errno> NestedTranslation::adopt(CpuPort& cpu, Device& device, const Context
   IoContext& context = *device.translation;
   const ContextSetting before = context.setting_on(0);
   const TableRoot stage2 = domain_.default_context->stage2;
-  if (before.stage1 == guest.stage1 && before.stage2 == stage2) co_return Errno::Ok;
+  // Process tables in the guest's hands are read by hardware: what the guest announces about them goes there always.
+  const bool handed_on = guest.stage1_entry[0] != 0;
+  if (!handed_on && before.stage1 == guest.stage1 && before.stage2 == stage2) co_return Errno::Ok;
   context.stage1 = guest.stage1;
+  context.stage1_entry = guest.stage1_entry;
   context.stage2 = stage2;
   if (context.devices.empty()) co_return Errno::Ok;  // takes effect when the device is attached
   co_return co_await xen_.refresh(cpu, domain_, context, before);

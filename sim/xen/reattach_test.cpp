@@ -409,7 +409,7 @@ TEST_P(XenAssign, AMovedDeviceIsInTheOtherDomainsContextZero) {
 // Moves of one device by several vCPUs, between contexts that come and go. Kills: two locks taken in different orders,
 // a context that is used after it was freed (sanitizers watch), a device that is nowhere or in two places.
 TEST_P(XenAssign, ConcurrentMovesEndWithEveryDeviceInOneContext) {
-  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 25; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Machine m(family());
     ASSERT_EQ(m.init(m.guest(), 3, 6), Errno::Ok);

@@ -224,14 +224,14 @@ void abuse(const FamilyDescriptor& family, std::uint64_t seed) {
   EXPECT_FALSE(v.machine.guest().crashed);
 }
 TEST_P(XenVirtualUnit, RandomAbuseOfAShadowedUnitHurtsNobody) {
-  for (std::uint64_t seed = 1; seed <= 12; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     abuse<ShadowTranslation>(family(), seed);
   }
 }
 TEST_P(XenVirtualUnit, RandomAbuseOfANestedUnitHurtsNobody) {
   if (!VirtualMachine<NestedTranslation>::is_possible(family())) GTEST_SKIP();
-  for (std::uint64_t seed = 1; seed <= 12; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     abuse<NestedTranslation>(family(), seed);
   }
