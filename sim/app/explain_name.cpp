@@ -117,6 +117,9 @@ bool is_layout(const FamilyDescriptor& family, std::string_view name) {
   for (const CommandRow& row : family.command_rows) candidates.emplace_back(row.name);
   // The nearest to the name as it stands or, for LAYOUT.FIELD, to its first part; case does not count.
   const auto nearest_of = [&](std::string_view word) -> std::string {
+    if (folded(word).size() > 1)
+      for (const std::string& c : candidates)
+        if (folded(c).starts_with(folded(word)) || folded(c).ends_with(folded(word))) return c;
     std::vector<std::string> plain;
     for (const std::string& c : candidates) plain.push_back(folded(c));
     const auto best = scenario::nearest(folded(word), plain);

@@ -107,8 +107,9 @@ class RecordExplainer {
     if (family_.layouts != nullptr && family_.layouts->registers != nullptr) places = family_.layouts->registers(core);
     out_ << "\nregisters\n";
     for (const auto& [name, value] : record_.id_registers) {
-      const auto place =
-          std::ranges::find_if(places, [&](const RegisterPlace& p) { return p.name.starts_with(name + "_"); });
+      const auto place = std::ranges::find_if(places, [&](const RegisterPlace& p) {
+        return p.name.starts_with(name + "_") || p.name.ends_with("_" + name);
+      });
       print_register("is", name, {.kind = {}, .bytes = 8, .value = value},
                      place == places.end() ? nullptr : place->layout);
     }
@@ -133,7 +134,7 @@ class RecordExplainer {
                       const LayoutView* layout) {
     const std::span words(&access.value, 1);
     const std::string line = fmt::format(
-        "  {:<5}  {:<12} {:>6} = {:<18}  {}", what, name, what == "is" ? "" : fmt::format("{:#x}", access.offset),
+        "  {:<5}  {:<20} {:>7} = {:<18}  {}", what, name, what == "is" ? "" : fmt::format("{:#x}", access.offset),
         words_text(words, access.bytes), layout == nullptr ? "" : fields_text(*layout, words));
     out_ << line.substr(0, line.find_last_not_of(' ') + 1) << '\n';
   }

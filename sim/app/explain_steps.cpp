@@ -40,6 +40,9 @@ void TranslationLog::read(MemoryAccess& access) {
     steps_.emplace_back(DeviceTableStep{device_tables_.size() - 1});
   } else if (access.failed) {
     steps_.emplace_back(FailedStep{access.address});
+  } else if (access.kind == AccessKind::Stage1Entry || access.kind == AccessKind::Stage2Entry) {
+    const Stage stage = access.kind == AccessKind::Stage1Entry ? Stage::Stage1 : Stage::Stage2;
+    steps_.emplace_back(UnwatchedStep{stage, access.address, access.words[0]});
   }
 }
 
@@ -98,6 +101,7 @@ void TranslationLog::on_entry(Stage stage, Level level, std::uint64_t table, Hpa
     entry_input_ = stage2_input_;
     has_stage1_leaf_ = decoded.kind == EntryKind::Leaf;
   }
+  if (!steps_.empty() && std::holds_alternative<UnwatchedStep>(steps_.back())) steps_.pop_back();
   steps_.emplace_back(EntryStep{
       {stage, level, entry}, table, entry_address, decoded, stage == Stage::Stage2 && in_stage1_, std::nullopt});
 }
@@ -202,6 +206,11 @@ class Printer {
                         address_text(step.address.value()));
   }
 
+  void print(const UnwatchedStep& step) {
+    block(0, fmt::format("stage {} entry", step.stage == Stage::Stage1 ? 1 : 2), step.address,
+          std::span(&step.entry, 1), nullptr, {});
+  }
+
   [[nodiscard]] std::string conclusion(const EntryStep& step) const {
     const DecodedEntry& d = step.decoded;
     std::string text;
@@ -265,7 +274,7 @@ void print_record(IommuCore& core, TranslationLog& log, const Fault& fault, cons
   for (std::size_t i = 0; i < after.size(); ++i) {
     const auto& [place, words] = after[i];
     if (words == before[i].words) continue;
-    text += fmt::format("  {:<13} {:#06x} = {}{}\n", place.name, place.offset, words_text(words, place.bytes),
+    text += fmt::format("  {:<20} {:#06x} = {}{}\n", place.name, place.offset, words_text(words, place.bytes),
                         place.layout == nullptr ? "" : "  " + cite(family, place.layout->citation));
     if (place.layout != nullptr) text += fmt::format("    {}\n", fields_text(*place.layout, words));
   }

@@ -35,10 +35,16 @@ struct EntryStep {
 struct FailedStep {
   Hpa address;
 };
+// A page-table entry that was read on the way to a device table: no observer watches such walks.
+struct UnwatchedStep {
+  Stage stage = Stage::Stage2;
+  Hpa address;
+  std::uint64_t entry = 0;
+};
 struct DeviceTableStep {
   std::size_t ordinal = 0;  // into device_table_reads()
 };
-using ExplainedStep = std::variant<DeviceTableStep, WalkStep, EntryStep, FailedStep>;
+using ExplainedStep = std::variant<DeviceTableStep, WalkStep, EntryStep, FailedStep, UnwatchedStep>;
 
 // Between a core and memory that answers at once. Writes stay in it and are read back from it.
 class TranslationLog final : public MemoryPort, public WalkObserver {
