@@ -13,11 +13,12 @@ std::uint64_t Core::mmio_read(std::uint64_t at, unsigned bytes) { return registe
 
 RegisterEffect Core::mmio_write(std::uint64_t at, unsigned bytes, std::uint64_t value) {
   RegisterEffect effect;
-  for (const RegisterChange& change : registers_.write(at, bytes, value)) {
-    if (is_guarded(change.row)) {
-      registers_.set(change.row, change.before);
-      continue;
-    }
+  const auto changes = registers_.write(at, bytes, value);
+  // First what does not count: one write may reach two registers, and the meaning of one depends on the other.
+  for (const RegisterChange& change : changes)
+    if (is_guarded(change.row)) registers_.set(change.row, change.before);
+  for (const RegisterChange& change : changes) {
+    if (is_guarded(change.row)) continue;
     switch (change.row) {
       case kRegCr0:
         write_control(change.before, effect);
