@@ -108,8 +108,13 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
   context = decode_entry(entry);
   const bool walks = get<kDecoded, "translates">(context.family_bits) != 0 &&
                      get<kDecoded, "mode">(context.family_bits) <= capabilities_.host_levels;
-  if (walks && uses_guest_tables(request, entry))
+  if (walks && uses_guest_tables(request, entry)) {
+    if (const auto answer = answer_by_address(request, context); answer && std::holds_alternative<Fault>(*answer)) {
+      ContextResult refused = std::get<Fault>(*answer);
+      co_return refused;
+    }
     co_return co_await find_guest_context(request, context, entry, memory);
+  }
   ContextResult result = context;
   // An entry that lets nothing through is no context.
   if (!walks)
@@ -119,7 +124,7 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
 }
 
 // GLX + 1 levels of entries, each indexed by nine bits of the PASID; the last holds the guest's table root, which is
-// guest-physical where there are host tables. [§2.2.6]
+// guest-physical where there are host tables. [§2.2.6; amdvi-013]
 Task<ContextResult> Core::find_guest_context(TranslationRequest request, Context context, Entry entry,
                                              MemoryPort& memory) {
   EventContext events = events_of(entry);

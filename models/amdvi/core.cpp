@@ -157,26 +157,33 @@ bool Core::is_excluded(std::uint64_t address, const Context& context) const {
          page <= get<kExclusionLimit, "ExLimit">(reg(kRegExclusionLimit));
 }
 
-// What needs no page table, in the order of checks: amdvi-002, amdvi-004, amdvi-007.
-std::optional<TranslationResponse> Core::answer_from_context(const TranslationRequest& request,
-                                                             const Context& context) const {
-  const std::uint64_t bits = context.family_bits;
-  const std::uint64_t address = request.address.value();
+// By the type and the address of a request alone: amdvi-007.
+std::optional<TranslationResponse> Core::answer_by_address(const TranslationRequest& request,
+                                                           const Context& context) const {
+  const bool device_tlb = get<kDecoded, "device_tlb">(context.family_bits) != 0;
   const bool is_translation_request = request.type == AddressType::TranslationRequest;
-  if (get<kDecoded, "valid">(bits) == 0) return forward(request, kReadWrite);
+  if (get<kDecoded, "valid">(context.family_bits) == 0) return forward(request, kReadWrite);
   if (request.type == AddressType::Translated) {
-    if (get<kDecoded, "device_tlb">(bits) == 0)
-      return fault(request, context, kFault<"INVALID_DEVICE_REQUEST.translated">, Stage::Context);
+    if (!device_tlb) return fault(request, context, kFault<"INVALID_DEVICE_REQUEST.translated">, Stage::Context);
     return forward(request, kReadWrite);
   }
-  if (is_translation_request && get<kDecoded, "device_tlb">(bits) == 0)
+  if (is_translation_request && !device_tlb)
     return fault(request, context, kFault<"INVALID_DEVICE_REQUEST.tr_disabled">, Stage::Context);
-  if (!request.pasid && is_interrupt_address(address))
+  if (!request.pasid && is_interrupt_address(request.address.value()))
     return fault(request, context,
                  is_translation_request ? kFault<"INVALID_DEVICE_REQUEST.tr_interrupt_range">
                                         : kFault<"INVALID_DEVICE_REQUEST.interrupt_range">,
                  Stage::Context);
-  if (!request.pasid && is_excluded(address, context)) return forward(request, kReadWrite);
+  if (!request.pasid && is_excluded(request.address.value(), context)) return forward(request, kReadWrite);
+  return std::nullopt;
+}
+
+// What needs no page table, in the order of checks: amdvi-002, amdvi-004.
+std::optional<TranslationResponse> Core::answer_from_context(const TranslationRequest& request,
+                                                             const Context& context) const {
+  if (const auto answer = answer_by_address(request, context)) return answer;
+  const std::uint64_t bits = context.family_bits;
+  const std::uint64_t address = request.address.value();
   if (get<kDecoded, "translates">(bits) == 0)
     return refuse(fault(request, context, kFault<"IO_PAGE_FAULT.untranslated">, Stage::Context));
   if (get<kDecoded, "mode">(bits) > capabilities_.host_levels)

@@ -64,6 +64,8 @@ class Core final : public IommuCore {
   Task<ContextResult> find_guest_context(TranslationRequest request, Context context, Entry entry, MemoryPort& memory);
 
   // Walks (core.cpp)
+  [[nodiscard]] std::optional<TranslationResponse> answer_by_address(const TranslationRequest& request,
+                                                                     const Context& context) const;
   [[nodiscard]] std::optional<TranslationResponse> answer_from_context(const TranslationRequest& request,
                                                                        const Context& context) const;
   [[nodiscard]] bool is_excluded(std::uint64_t address, const Context& context) const;

@@ -27,7 +27,8 @@ struct EventContext {
   fault.pasid = request.pasid;
   fault.type = request.type;
   fault.privileged = request.privileged;
-  fault.suppressed = row->qualified && context.suppress_all;
+  // Page faults of translation requests are answered, not logged. [§2.1.3.2]
+  fault.suppressed = row->qualified && (context.suppress_all || request.type == AddressType::TranslationRequest);
   fault.family_bits = pack<kEventBits>({
       {"domain", context.domain},
       {"guest", context.guest ? 1U : 0U},

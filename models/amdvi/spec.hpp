@@ -14,14 +14,14 @@
 //                          GN = 0 and the DomainID; one of the guest tables the virtual address with GN = 1, the PASID.
 //   ASSUMPTION(amdvi-006): a GCR3 entry that cannot be read, and an entry that cannot be marked, are
 //                          PAGE_TAB_HARDWARE_ERRORs.
-//   ASSUMPTION(amdvi-007): reads, and writes that are not four bytes, of the interrupt range are
-//   INVALID_DEVICE_REQUESTs
-//                          of a valid entry; with V = 0 they are forwarded like all others.
+//   ASSUMPTION(amdvi-007): reads of the interrupt range, and writes that are not four bytes, are
+//                          INVALID_DEVICE_REQUESTs of a valid entry; with V = 0 they are forwarded like all others.
 //   ASSUMPTION(amdvi-008): SE suppresses page faults of a device after its first, until its entry is invalidated.
 //   ASSUMPTION(amdvi-009): at a bad command the head stays; CmdBufRun is clear until CmdBufEn is written 0 and 1 again.
 //   ASSUMPTION(amdvi-010): HAD[0] enables accessed marks of host entries, HAD[1] dirty marks.
 //   ASSUMPTION(amdvi-011): ring pointers beyond the ring are taken modulo its size.
 //   ASSUMPTION(amdvi-012): a guest address that is not canonical is a guest page that is not present.
+//   ASSUMPTION(amdvi-013): a translated request of a device with guest tables needs its GCR3 entry like any other.
 #pragma once
 
 #include <array>
