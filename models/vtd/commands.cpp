@@ -185,6 +185,10 @@ Task<std::optional<Command>> Core::fetch_command(MemoryPort& memory) {
     stop_queue(QueueError::InvalidTail);
     co_return none;
   }
+  if (wide && head % kWideBytes != 0) {  // the width was changed while the head stood at an odd descriptor
+    stop_queue(QueueError::MisalignedTail);
+    co_return none;
+  }
   Command command;
   command.bytes = wide ? kWideBytes : kNarrowBytes;
   bool failed = beyond_host(base);

@@ -131,6 +131,8 @@ TranslationResponse bypass(const TranslationRequest& request) {
   return Translation{Hpa(request.address.value()), kWholeSpaceLg2, kReadWrite, {}, true};
 }
 
+Task<TranslationResponse> at_once(TranslationResponse response) { co_return response; }
+
 }  // namespace
 
 // Writes of four bytes to 0xFEEx_xxxx without PASID are interrupt requests; without interrupt remapping they go on
@@ -147,22 +149,19 @@ std::optional<TranslationResponse> Core::answer_without_tables(const Translation
 
 FirstStageFormat Core::first_stage_format(const TranslationRequest& request, const Context& context) const {
   const std::uint64_t bits = context.family_bits;
-  return FirstStageFormat({.host_address_bits = capabilities_.host_address_bits,
-                           .one_gib_pages = capabilities_.one_gib_first_stage,
-                           .supervisor = is_supervisor(request, context),
-                           .write_protect = get<kDecoded, "write_protect">(bits) != 0,
-                           .extended_accessed = get<kDecoded, "extended_accessed">(bits) != 0,
-                           .marks_forbidden = get<kDecoded, "marks_forbidden">(bits) != 0});
+  FirstStageOptions use = first_stage_.options();
+  use.supervisor = is_supervisor(request, context);
+  use.write_protect = get<kDecoded, "write_protect">(bits) != 0;
+  use.extended_accessed = get<kDecoded, "extended_accessed">(bits) != 0;
+  use.marks_forbidden = get<kDecoded, "marks_forbidden">(bits) != 0;
+  return first_stage_.with_use(use);
 }
 
 SecondStageFormat Core::second_stage_format(const Context& context) const {
-  const bool marks = get<kDecoded, "second_stage_marks">(context.family_bits) != 0;
-  return SecondStageFormat({.host_address_bits = capabilities_.host_address_bits,
-                            .large_pages = capabilities_.large_pages,
-                            .snoop_control = capabilities_.snoop_control,
-                            .device_tlb = capabilities_.device_tlb,
-                            .marks = marks,
-                            .marks_forbidden = marks && get<kDecoded, "marks_forbidden">(context.family_bits) != 0});
+  SecondStageOptions use = second_stage_.options();
+  use.marks = get<kDecoded, "second_stage_marks">(context.family_bits) != 0;
+  use.marks_forbidden = use.marks && get<kDecoded, "marks_forbidden">(context.family_bits) != 0;
+  return second_stage_.with_use(use);
 }
 
 // What a context refuses before any table is read.
@@ -193,21 +192,19 @@ std::optional<Fault> Core::blocked(const TranslationRequest& request, const Cont
   return std::nullopt;
 }
 
+// Not a coroutine itself, so that a walk has one frame less.
 Task<TranslationResponse> Core::walk(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids) {
-  if (const auto answer = answer_without_tables(request)) co_return *answer;
-  if (const auto fault = blocked(request, context)) {
-    TranslationResponse response = *fault;
-    co_return response;
-  }
+  if (const auto answer = answer_without_tables(request)) return at_once(*answer);
+  if (const auto fault = blocked(request, context)) return at_once(*fault);
   // A translated request carries a host-physical address that an ATS request was granted.
-  if (request.type == AddressType::Translated || context.kind == ContextKind::Bypass) co_return bypass(request);
+  if (request.type == AddressType::Translated || context.kind == ContextKind::Bypass) return at_once(bypass(request));
   switch (context.kind) {
     case ContextKind::Stage1:
-      co_return co_await walk_first_stage(request, context, memory, aids);
+      return walk_first_stage(request, context, memory, aids);
     case ContextKind::Nested:
-      co_return co_await walk_nested(request, context, memory, aids);
+      return walk_nested(request, context, memory, aids);
     default:
-      co_return co_await walk_second_stage(request, context, memory, aids);
+      return walk_second_stage(request, context, memory, aids);
   }
 }
 

@@ -97,6 +97,8 @@ class Core final : public IommuCore {
 
   Capabilities capabilities_;
   ReservedBits reserved_;
+  FirstStageFormat first_stage_;  // of the unit; a walk adds what its context and request say
+  SecondStageFormat second_stage_;
   RegisterFile registers_;
   // RTADDR_REG as latched by SRTP.
   std::uint64_t root_ = 0;

@@ -43,6 +43,13 @@ class SecondStageFormat {
     for (Level level = 0; level <= kLargestLeafLevel; ++level)
       reserved_page_[level] = reserved | bits_between(kPageLg2, span_lg2_of(level));
   }
+  [[nodiscard]] constexpr const Options& options() const { return options_; }
+  // The same unit, another use: marks may differ, capabilities and widths do not.
+  [[nodiscard]] constexpr SecondStageFormat with_use(Options options) const {
+    SecondStageFormat format = *this;
+    format.options_ = options;
+    return format;
+  }
 
   [[nodiscard]] constexpr std::uint64_t entry_offset(Level level, std::uint64_t input) const {
     return entry_offset_of(level, input);
@@ -133,6 +140,13 @@ class FirstStageFormat {
     for (Level level = 0; level <= kLargestLeafLevel; ++level)
       reserved_page_[level] =
           reserved | (bits_between(kPageLg2, span_lg2_of(level)) & ~mask_of<kFirstStageLargePage, "PAT">);
+  }
+  [[nodiscard]] constexpr const Options& options() const { return options_; }
+  // The same unit, another use: privilege and marks may differ, capabilities and widths do not.
+  [[nodiscard]] constexpr FirstStageFormat with_use(Options options) const {
+    FirstStageFormat format = *this;
+    format.options_ = options;
+    return format;
   }
 
   [[nodiscard]] constexpr std::uint64_t entry_offset(Level level, std::uint64_t input) const {

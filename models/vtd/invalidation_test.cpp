@@ -292,6 +292,18 @@ TEST(VtdInvalidation, AnOddTailOfWideDescriptorsIsAnError) {
   EXPECT_TRUE(unit.has_error());
   EXPECT_EQ(unit.error(), QueueError::MisalignedTail);
 }
+// Software that changes the width under way must not make the unit read across a line, or the end of the queue.
+TEST(VtdInvalidation, AnOddHeadOfWideDescriptorsIsAnError) {
+  QueueUnit unit;
+  for (unsigned i = 0; i < 255; ++i) {
+    unit.submit(descriptors()[0].words);
+    ASSERT_TRUE(unit.fetch());
+  }
+  unit.core.mmio_write(offset::kIqa, 8, with<kIqa, "DW">(kQueue, 1));
+  unit.core.mmio_write(offset::kIqt, 8, 0);
+  EXPECT_FALSE(unit.fetch());
+  EXPECT_EQ(unit.error(), QueueError::MisalignedTail);
+}
 TEST(VtdInvalidation, WideDescriptorsNeedScalableMode) {
   Identity identity = Bench::full();
   identity.ecap = with<kEcap, "SMTS">(identity.ecap, 0);

@@ -13,6 +13,13 @@ constexpr std::uint64_t kNothingDone = 0;
 Core::Core(const Identity& identity)
     : capabilities_(identity),
       reserved_(capabilities_),
+      first_stage_(
+          {.host_address_bits = capabilities_.host_address_bits, .one_gib_pages = capabilities_.one_gib_first_stage}),
+      second_stage_({.host_address_bits = capabilities_.host_address_bits,
+                     .large_pages = capabilities_.large_pages,
+                     .snoop_control = capabilities_.snoop_control,
+                     .device_tlb = capabilities_.device_tlb}),
+
       registers_(register_rows(identity), register_bytes(identity)) {}
 
 std::uint64_t Core::mmio_read(std::uint64_t at, unsigned bytes) { return registers_.read(at, bytes); }

@@ -20,9 +20,9 @@ void HostMemory::add_hole(Hpa base, Bytes length) { holes_.push_back({base, leng
 bool HostMemory::contains(Hpa address, std::uint64_t bytes) const {
   const std::uint64_t first = address.value();
   if (bytes > size_.value() || first > size_.value() - bytes) return false;
-  return std::none_of(holes_.begin(), holes_.end(), [&](const Hole& hole) {
-    return first < (hole.base + hole.length).value() && hole.base.value() < first + bytes;
-  });
+  return holes_.empty() || std::none_of(holes_.begin(), holes_.end(), [&](const Hole& hole) {
+           return first < (hole.base + hole.length).value() && hole.base.value() < first + bytes;
+         });
 }
 
 const std::uint64_t* HostMemory::find(Hpa address) const {
@@ -102,13 +102,20 @@ void HostMemory::perform(MemoryAccess& access) {
     return;
   }
   switch (access.op) {
-    case MemoryOp::Read:
+    case MemoryOp::Read: {
       if (access.bytes == 4) {
         access.words[0] = read32(access.address);
         return;
       }
-      for (std::size_t i = 0; i < access.bytes / 8U; ++i) access.words[i] = read64(access.address + Bytes(8 * i));
+      // One look-up for all words of a line.
+      const std::size_t count = access.bytes / 8U;
+      const std::uint64_t* words = find(access.address);
+      if (words != nullptr && word_in_page(access.address) + count <= std::tuple_size_v<Page>)
+        std::copy_n(words, count, access.words.begin());
+      else
+        for (std::size_t i = 0; i < count; ++i) access.words[i] = read64(access.address + Bytes(8 * i));
       return;
+    }
     case MemoryOp::Write:
       if (access.bytes == 4) {
         store32(access.address, static_cast<std::uint32_t>(access.words[0]));
