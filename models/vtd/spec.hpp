@@ -9,10 +9,16 @@
 //   ASSUMPTION(vtd-003): SFS.9 and SSS.5 (mark needed, walk not snooped) arise only where page-walk snooping can be
 //                        chosen at all (ECAP.SMPWCS = 1) and the PASID-table entry does not choose it.
 //   ASSUMPTION(vtd-004): reads, and writes that are not four bytes, of the interrupt range without PASID are
-//   LGN.4/SGN.8. ASSUMPTION(vtd-005): every request in abort-DMA mode is reported as RTA.4. ASSUMPTION(vtd-006): a
-//   RID_PASID beyond the PASID directory is SCT.9, as the reason texts of linux drivers/iommu/intel/dmar.c have it;
-//   others report SCT.4. ASSUMPTION(vtd-007): access errors of PASID structures (SPD.1, SPT.1) are not qualified
-//   faults.
+//                        LGN.4/SGN.8.
+//   ASSUMPTION(vtd-005): every request in abort-DMA mode is reported as RTA.4.
+//   ASSUMPTION(vtd-006): a RID_PASID beyond the PASID directory is SCT.9, as the reason texts of
+//                        linux drivers/iommu/intel/dmar.c have it; others report SCT.4.
+//   ASSUMPTION(vtd-007): access errors of PASID structures (SPD.1, SPT.1) are not qualified faults.
+//
+// What the model leaves out:
+//   DEVIATION(vtd-001):  FSTS_REG.ICE and ITE never arise: endpoints answer every device-TLB invalidation.
+//   DEVIATION(vtd-002):  no page requests and no requests to execute: ECAP.PRS = ECAP.ERS = 0.
+//   DEVIATION(vtd-003):  interrupt requests are not remapped: they pass unchanged.
 #pragma once
 
 #include <array>
