@@ -12,8 +12,8 @@ void GuestPages::exclude(Gfn first, std::uint64_t pages) {
 std::optional<std::uint64_t> GuestTableMemory::allocate(unsigned pages_lg2) {
   const auto block = pages_.allocate(pages_lg2);
   if (!block) return std::nullopt;
-  for (std::uint64_t offset = 0; offset < kPageSize.value() << pages_lg2; offset += sizeof(std::uint64_t))
-    if (read64(block->value() + offset) != 0) write64(block->value() + offset, 0);
+  for (std::uint64_t i = 0; i < 1ULL << pages_lg2; ++i)
+    if (const auto host = memory_.translate(*block + kPageSize * i)) memory_.host().clear_page(Mfn(*host));
   in_use_ += 1ULL << pages_lg2;
   return block->value();
 }

@@ -87,6 +87,12 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
   TranslationResponse translate_uncached(const TranslationRequest& request) {
     return core_->translate(request, port_).run();
   }
+  // The device tables alone.
+  ContextResult find_context(RequesterId device) {
+    TranslationRequest request;
+    request.requester = device;
+    return core_->find_context(request, port_).run();
+  }
   void forget_everything() {
     contexts_.clear();
     finals_.clear();
@@ -95,6 +101,7 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
   }
 
   std::vector<InvalidationScope> applied;
+  std::uint64_t commands = 0;  // without fences
   std::uint64_t fences = 0;
   [[nodiscard]] std::uint64_t reads(AccessKind kind) const { return port_.accesses(kind); }
 
@@ -149,6 +156,7 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
       const CommandEffect effect = core_->apply(*command);
       EXPECT_FALSE(effect.error) << "Xen wrote a malformed command";
       for (const InvalidationScope& scope : effect.scopes) apply(scope);
+      if (!effect.fence) ++commands;
       if (!effect.fence || !effect.fence->status) continue;
       ++fences;
       const auto& status = *effect.fence->status;
