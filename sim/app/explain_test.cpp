@@ -202,6 +202,18 @@ TEST(ExplainRecord, WalksOnTheWayToDeviceTablesAreShown) {
   EXPECT_THAT(explained({.target = kNewer, .access = "1", .record = "830"}), Not(HasSubstr("stage 1 entry")));
 }
 
+// Kills: every access explained with memory as the first one found it.
+TEST(ExplainRecord, TablesAreAsTheAccessesBeforeLeftThem) {
+  const auto marks = [](const char* access) {
+    const std::string text = explained({.target = kNewer, .access = access, .record = "831"});
+    std::size_t count = 0;
+    for (std::size_t at = text.find("becomes"); at != std::string::npos; at = text.find("becomes", at + 1)) ++count;
+    return count;
+  };
+  EXPECT_EQ(marks("1"), 2U);
+  EXPECT_EQ(marks("3"), 0U);  // the same page in the same way
+}
+
 // Kills: a damaged file that crashes, hangs or is read as far as it goes without a word.
 TEST(ExplainRecord, ADamagedFileIsOneLine) {
   const std::string path = testing::TempDir() + "explain_damaged.jsonl.gz";
