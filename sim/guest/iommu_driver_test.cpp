@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <variant>
 
 #include "models/families.hpp"
@@ -35,6 +36,7 @@ class Unit final : public MmioPort {
       : core(family.make_core(features)), memory_(memory), port_(memory) {}
   Task<void> write(CpuPort& cpu, std::uint64_t offset, unsigned bytes, std::uint64_t value) override {
     co_await cpu.charge(CostId::MmioWrite);
+    if (before_write) before_write();
     const RegisterEffect effect = core->mmio_write(offset, bytes, value);
     if (!effect.scopes.empty()) core->invalidation_done();
     while (core->has_command()) {
@@ -73,6 +75,7 @@ class Unit final : public MmioPort {
   }
 
   std::unique_ptr<IommuCore> core;
+  std::function<void()> before_write;
   std::vector<InvalidationScope> applied;
   std::uint64_t fences = 0;
 
@@ -250,8 +253,10 @@ TEST_P(IommuDriverTest, FreedTablesAreReusedOnlyAfterTheFence) {
   ASSERT_EQ(gather.status, DmaStatus::Ok);
   ASSERT_EQ(gather.freed_tables.size(), 1U) << "one call covers the whole table";
   EXPECT_EQ(b.pages.used(), used);
-  const std::vector<std::uint64_t> tables = gather.freed_tables;
+  std::uint64_t used_at_command = 0;
+  b.unit.before_write = [&] { used_at_command = b.pages.used(); };
   space.sync(b.cpu, std::move(gather)).run();
+  EXPECT_EQ(used_at_command, used) << "free before the command that makes it so";
   EXPECT_EQ(b.pages.used(), used - 1);
   ASSERT_EQ(b.map(space, kAt, kBuffer, 4_KiB), DmaStatus::Ok) << "takes it again";
   EXPECT_EQ(b.pages.used(), used);

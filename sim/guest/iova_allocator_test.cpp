@@ -147,15 +147,15 @@ TEST_F(IovaAllocatorTest, TheUpperPartServesOnlyWhatTheLowerCannot) {
 // Kills: a search that starts at the top of the lower part again because something above it was freed.
 TEST_F(IovaAllocatorTest, FreeingInTheUpperPartDoesNotMoveTheSearchInTheLower) {
   IovaAllocator allocator({.last_page = 1023, .preferred_last_page = 255}, 1);
-  const auto hole = allocate(allocator, 64);
-  EXPECT_EQ(hole, 192U);
-  EXPECT_EQ(allocate(allocator, 64), 128U);
-  EXPECT_EQ(allocate(allocator, 64), 64U);
+  const auto top = allocate(allocator, 64);
+  EXPECT_EQ(top, 192U);
+  EXPECT_EQ(allocate(allocator, 1), 191U);
+  EXPECT_EQ(allocate(allocator, 64), 64U) << "alignment leaves a hole above";
   const auto upper = allocate(allocator, 256);
   EXPECT_EQ(upper, 768U);
   free(allocator, *upper, 256);
-  EXPECT_EQ(allocate(allocator, 32), 32U);
-  free(allocator, *hole, 64);  // this one does
+  EXPECT_EQ(allocate(allocator, 32), 32U) << "still below the last one, not in the hole";
+  free(allocator, *top, 64);  // this one does
   EXPECT_EQ(allocate(allocator, 64), 192U);
 }
 
