@@ -154,6 +154,16 @@ TEST(VtdInvalidation, LegacyModeUsesDomainsOfContexts) {
   EXPECT_EQ(page->scopes, std::vector{of_range(with_domain({}, 7), 0x1000, 0x1fff)});
 }
 
+// What the unit cannot do exactly it does more widely.
+TEST(VtdInvalidation, WithoutPageSelectionTheDomainIsInvalidated) {
+  Identity identity = Bench::full();
+  identity.cap = with<kCap, "PSI">(identity.cap, 0);
+  QueueUnit unit(TableMode::Legacy, Width::Narrow, identity);
+  const auto effect = unit.execute(words<kIotlbDescriptor>({{"TYPE", 2}, {"G", 3}, {"DID", 7}, {"ADDR", 1}}));
+  ASSERT_TRUE(effect);
+  EXPECT_EQ(effect->scopes, std::vector{with_domain({}, 7)});
+}
+
 // Errors --------------------------------------------------------------------------------------------------------------
 
 // Each bit of each descriptor: flipped, it changes the type, means something, or is reserved and stops the queue.
