@@ -22,6 +22,33 @@ std::vector<Mfn> frames_behind(const PageTable& table, AddressRange range) {
   });
   return frames;
 }
+
+std::uint64_t tables_to_shatter(const PageTable& table, AddressRange range) {
+  std::uint64_t tables = 0;
+  table.for_each_leaf(range, [&](const MappedLeaf& leaf) { tables += xen::tables_to_shatter(leaf); });
+  return tables;
+}
+
+// A range and the whole pages that it cuts.
+AddressRange with_whole_pages(const PageTable& table, AddressRange range) {
+  AddressRange whole = range;
+  if (const auto leaf = table.lookup(range.first)) whole.first = leaf->input;
+  if (const auto leaf = table.lookup(range.last)) whole.last = leaf->input + ((1ULL << leaf->page_lg2) - 1);
+  return whole;
+}
+
+// Pages that were set aside for splitting large pages may be used now, and what is not needed any more is given up.
+TableEdit unmap_with_reserve(IoContext& context, AddressRange range, ReclaimTables reclaim) {
+  const Bytes length(range.last - range.first + 1);
+  if (context.arena == nullptr) return context.table->unmap(range.first, length, reclaim);
+  const AddressRange whole = with_whole_pages(*context.table, range);
+  const std::uint64_t before = tables_to_shatter(*context.table, whole);
+  context.arena->allocate_for(TableArena::Purpose::Splitting);
+  TableEdit edit = context.table->unmap(range.first, length, reclaim);
+  context.arena->allocate_for(TableArena::Purpose::Mapping);
+  context.arena->give_up(before - tables_to_shatter(*context.table, whole));
+  return edit;
+}
 }  // namespace
 
 Hypervisor::MapRun Hypervisor::next_run(const Domain& domain, const Domain& owner, const IoContext& context, Gfn gfn,
@@ -70,6 +97,8 @@ Task<PagesDone> Hypervisor::map_pages(CpuPort& cpu, Domain& domain, Domain& owne
     }
     done.pages += step.pages_done;
     done.status = to_errno(step.status);
+    // Merging freed them; the split that undoes it will want them back.
+    if (context.arena != nullptr) context.arena->set_aside(step.freed_tables.size());
     edit.merge(step);
   }
   const std::uint64_t looked_up = done.pages + (done.status == Errno::Ok ? 0 : 1);
@@ -105,7 +134,7 @@ Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext&
   // Without a flush a walk cache goes on using a table that was unlinked, and would miss what is mapped beside the
   // range meanwhile: only a table whose whole range waits for the flush may go.
   const ReclaimTables reclaim = flush == UnmapFlush::Later ? ReclaimTables::WhenCovered : ReclaimTables::WhenEmpty;
-  TableEdit edit = context.table->unmap(range.first, kPageSize * pages, reclaim);
+  TableEdit edit = unmap_with_reserve(context, range, reclaim);
   done.pages = edit.pages_done;
   done.status = to_errno(edit.status);
   if (done.status == Errno::Ok && pages < asked) done.status = Errno::AddressNotAvailable;

@@ -67,7 +67,9 @@ Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, st
   while (dead.table && at) {
     ++slices;
     std::uint64_t dropped = 0;
+    std::uint64_t set_aside = 0;
     const LeafScan scan = dead.table->scan_leaves({*at, ~0ULL}, kTeardownEntries, [&](const MappedLeaf& leaf) {
+      set_aside += tables_to_shatter(leaf);
       for (std::uint64_t i = 0; i < 1ULL << (leaf.page_lg2 - kPageLg2); ++i) {
         if (!holds_reference(leaf.output + (i << kPageLg2))) continue;
         references_.drop(Mfn(Hpa(leaf.output)) + i);
@@ -75,6 +77,7 @@ Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, st
       }
     });
     at = scan.resume_at;
+    if (dead.arena != nullptr) dead.arena->give_up(set_aside);
     co_await cpu.charge(CostId::TableRead, scan.entries_read);
     co_await cpu.charge(CostId::PageReference, dropped);
   }
@@ -234,6 +237,7 @@ Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterI
   domain.devices.erase(device);
   co_await remove_reserved(cpu, domain, context, setting.reserved);
   unlock();
+  co_await quarantine(cpu, setting);
   co_return status;
 }
 

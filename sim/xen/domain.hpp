@@ -11,6 +11,7 @@
 
 #include "sim/base/ids.hpp"
 #include "sim/memory/guest_memory.hpp"
+#include "sim/xen/fault_throttle.hpp"
 #include "sim/xen/io_context.hpp"
 #include "sim/xen/p2m.hpp"
 #include "sim/xen/table_arena.hpp"
@@ -65,6 +66,7 @@ struct DeviceSetting {
 struct AssignedDevice {
   DeviceSetting setting;
   IoContext* context = nullptr;
+  FaultThrottle faults{};
 };
 
 // PV-IOMMU state, from the guest's init call on.
@@ -86,6 +88,8 @@ struct Domain {
   // Excludes changes of the p2m from one another. Lookups take no lock here: Xen's is a reader-writer lock, and readers
   // do not exclude each other.
   SpinLock p2m_lock{"p2m"};
+  // Early versions of the hypercall hold it over every operation on contexts.
+  SpinLock pv_lock{"pv contexts"};
   std::map<RequesterId, AssignedDevice> devices;
   std::unique_ptr<IoContext> default_context;  // null only on a machine without units
   std::optional<PvState> pv;

@@ -168,6 +168,7 @@ Task<Errno> Hypervisor::assign_device(CpuPort& cpu, Domain& domain, DeviceSettin
   if (is_taken(device)) co_return Errno::Busy;
   const RequesterId requester = device.requester;
   domain.devices[requester] = AssignedDevice{std::move(device), nullptr};
+  co_await release_from_quarantine(cpu, requester);
   const Errno status = co_await reattach(cpu, domain, requester, *domain.default_context);
   if (status != Errno::Ok) domain.devices.erase(requester);
   co_return status;
@@ -200,6 +201,8 @@ std::uint64_t Hypervisor::table_bytes() const {
     if (!domain->pv) continue;
     for (const auto& context : domain->pv->slots) add(context.get());
   }
+  for (const auto& [device, scratch] : quarantined_)
+    for (const auto& [address, pages_lg2] : scratch.tables) pages += 1ULL << pages_lg2;
   return pages << kPageLg2;
 }
 

@@ -12,8 +12,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "sim/base/cpu_port.hpp"
@@ -27,11 +30,23 @@
 
 namespace iommu::xen {
 
+// Whether a table page that merging freed stays set aside for the split that may follow. Without it unmapping a part of
+// a large page may fail with Errno::NoMemory.
+enum class ShatterReserve : std::uint8_t { None, Kept };
+
+// Where a device that is taken from its domain goes. [xen-command-line, quarantine]
+enum class Quarantine : std::uint8_t {
+  Basic,        // nowhere: its requests fault
+  ScratchPage,  // every address leads to one page of the device's own; for devices that fail badly when they fault
+};
+
 struct HypervisorOptions {
   Coalesce coalesce = Coalesce::No;  // merge full tables of equal leaves into larger pages
   // Pages that one hypercall slice handles before it is preempted and continues.
   std::uint64_t slice_pages = 4096;
   std::uint64_t seed = 1;  // of scattered memory
+  ShatterReserve shatter_reserve = ShatterReserve::None;
+  Quarantine quarantine = Quarantine::Basic;
 };
 
 // Pages of a multi-page operation that were done before `status` stopped it.
@@ -70,8 +85,12 @@ class Hypervisor {
   [[nodiscard]] const std::vector<std::unique_ptr<Domain>>& domains() const { return domains_; }
   // Gives a device to a domain, in context 0.
   Task<Errno> assign_device(CpuPort& cpu, Domain& domain, DeviceSetting device);
-  // Takes it away: its requests are then blocked.
+  // Takes it away: it goes into quarantine.
   Task<Errno> deassign_device(CpuPort& cpu, Domain& domain, RequesterId device);
+  // The page that a device in quarantine reads and writes; nullopt: it is not, or its requests fault.
+  [[nodiscard]] std::optional<Mfn> scratch_page(RequesterId device) const;
+  // The device's unit has reported a fault. CutOff: the device may not issue requests any more.
+  BusMastering note_fault(RequesterId device, Picoseconds now);
   // Gives it to another domain, in that domain's context 0.
   Task<Errno> move_device(CpuPort& cpu, Domain& from, Domain& to, RequesterId device);
 
@@ -150,6 +169,17 @@ class Hypervisor {
   Task<void> flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
                         std::optional<AddressRange> range);
   [[nodiscard]] bool uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const;
+  struct Scratch {
+    DeviceSetting device;
+    ContextSetting setting;
+    Mfn page;
+    std::vector<std::pair<std::uint64_t, unsigned>> tables;  // address, pages_lg2
+    std::uint64_t entries = 0;
+  };
+  std::optional<Scratch> make_scratch(const DeviceSetting& device);
+  void drop_scratch(const Scratch& scratch);
+  Task<void> quarantine(CpuPort& cpu, DeviceSetting device);
+  Task<void> release_from_quarantine(CpuPort& cpu, RequesterId device);
   [[nodiscard]] bool is_taken(const DeviceSetting& device) const;
   [[nodiscard]] bool has_sound_regions(const DeviceSetting& device) const;
   void destroy_unborn(Domain& domain);
@@ -160,6 +190,7 @@ class Hypervisor {
   HostTableMemory heap_;
   PageReferences references_;
   std::vector<std::unique_ptr<PhysicalUnit>> units_;
+  std::map<RequesterId, Scratch> quarantined_;
   std::vector<std::unique_ptr<Domain>> domains_;
   std::uint64_t contexts_made_ = 0;
   ContextCounters counters_;

@@ -17,6 +17,8 @@
 
 namespace iommu::xen {
 
+class TableArena;
+
 // Device addresses that must stay mapped to themselves (firmware-owned memory).
 struct ReservedRegion {
   Dfn first;
@@ -27,6 +29,12 @@ struct ReservedRegion {
   friend bool operator==(const ReservedRegion&, const ReservedRegion&) = default;
 };
 
+// Table pages that it takes to turn a large page into single ones.
+[[nodiscard]] constexpr std::uint64_t tables_to_shatter(const MappedLeaf& leaf) {
+  constexpr std::uint64_t kEntries = 512;
+  return ((1ULL << (leaf.page_lg2 - kPageLg2)) - 1) / (kEntries - 1);
+}
+
 struct IoContext {
   explicit IoContext(ContextNumber context_number) : number(context_number) {}
 
@@ -36,10 +44,11 @@ struct IoContext {
   ContextKind kind = ContextKind::Stage2;
   std::unique_ptr<PageTable> table;
   TableMemory* table_memory = nullptr;  // where `table` lives
+  TableArena* arena = nullptr;          // the same, if it keeps pages for splitting this context's large pages
   TableRoot stage1;
   TableRoot stage2;
   std::array<std::uint64_t, 2> stage1_entry{};  // Nested: the guest's own words of the device table entry
-  std::vector<DomainTag> tags;  // by unit
+  std::vector<DomainTag> tags;                  // by unit
   std::vector<RequesterId> devices;
   bool dying = false;
   std::uint32_t pins = 0;  // tasks that know it and are not among its lock's waiters yet

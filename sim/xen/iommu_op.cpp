@@ -12,11 +12,8 @@
 namespace iommu::xen {
 
 namespace {
-// Context numbers are 16 bits, 0 is the default context and all ones is reserved.
-constexpr std::uint32_t kMostContexts = 0xfffe;
 // The RFC's contexts map 4 KiB pages; larger leaves come from coalescing only.
 constexpr std::uint32_t kPageSizes = 1U << kPageLg2;
-constexpr unsigned kLargestArenaOrder = 18;  // Xen's MAX_ORDER
 
 template <class T>
 bool copy_in(const GuestMemory& memory, Gpa from, T& into) {
@@ -99,11 +96,6 @@ Task<Errno> IommuOp::remote(CpuPort& cpu, Call call) {
   co_return co_await dispatch(cpu, {call.caller, *target, Gpa(command.arg)}, command.subop);
 }
 
-IoContext* IommuOp::guest_context(Domain& domain, std::uint16_t number) {
-  if (!domain.pv || number == 0 || number > domain.pv->slots.size()) return nullptr;
-  return domain.pv->slots[number - 1U].get();
-}
-
 Errno IommuOp::query(Call call) const {
   abi::Capabilities capabilities;
   capabilities.max_iova_addr = xen_.last_dfn().address().value() | (kPageSize.value() - 1);
@@ -117,95 +109,34 @@ Errno IommuOp::query(Call call) const {
 Errno IommuOp::init(Call call) {
   abi::Init init;
   if (!copy_in(call.caller.memory, call.argument, init)) return Errno::BadAddress;
-  if (call.target.pv) return Errno::AccessDenied;
-  if (init.max_ctx_no > kMostContexts) return Errno::TooBig;
-  if (init.arena_order > kLargestArenaOrder) return Errno::NoMemory;
-  PvState pv;
-  pv.contexts = static_cast<std::uint16_t>(init.max_ctx_no);
-  pv.arena_order = init.arena_order;
-  // The RFC takes order 0 for "no arena": contexts can then not be allocated.
-  if (init.arena_order != 0) {
-    const auto frames = xen_.frames().allocate(init.arena_order);
-    if (!frames) return Errno::NoMemory;
-    pv.arena = std::make_unique<TableArena>(xen_.memory(), *frames, 1ULL << init.arena_order);
-  }
-  pv.slots.resize(pv.contexts);
-  call.target.pv = std::move(pv);
-  return Errno::Ok;
+  return contexts_.init(call.target, init.max_ctx_no, init.arena_order);
 }
 
 Errno IommuOp::alloc_context(Call call) {
   abi::AllocContext alloc;
   if (!copy_in(call.caller.memory, call.argument, alloc)) return Errno::BadAddress;
   if (alloc.alloc_flags != 0) return Errno::Unsupported;  // identity without its capability, or unknown
-  if (!call.target.pv) return Errno::NoSpace;
-  PvState& pv = *call.target.pv;
-  const auto slot = std::find(pv.slots.begin(), pv.slots.end(), nullptr);
-  if (slot == pv.slots.end()) return Errno::NoSpace;
-  if (!pv.arena) return Errno::NoMemory;
-  alloc.ctx_no = static_cast<std::uint16_t>(slot - pv.slots.begin() + 1);
+  const PvContexts::Numbered next = PvContexts::next_number(call.target);
+  if (next.status != Errno::Ok) return next.status;
+  alloc.ctx_no = next.number;
   // Before anything changes: a number that cannot be told to the guest would be lost.
   if (!copy_out(call.caller.memory, call.argument, alloc)) return Errno::BadAddress;
-  auto made = xen_.make_context(ContextNumber(alloc.ctx_no), ContextKind::Stage2, *pv.arena);
-  if (made.status == Errno::Ok) *slot = std::move(made.context);
-  return made.status;
+  return contexts_.allocate(call.target, next.number);
 }
 
 Task<Errno> IommuOp::free_context(CpuPort& cpu, Call call) {
   abi::FreeContext request;
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
   if (request.ctx_no == 0 || (request.free_flags & ~abi::kFreeReattachDefault) != 0) co_return Errno::Invalid;
-  IoContext* context = guest_context(call.target, request.ctx_no);
-  if (context == nullptr || context->dying) co_return Errno::NoEntry;
-  const Errno doomed = co_await doom(cpu, *context, request.free_flags);
-  if (doomed != Errno::Ok) co_return doomed;
-  const Errno emptied = co_await move_to_default(cpu, call.target, *context);
-  if (emptied != Errno::Ok) co_return emptied;
-  const std::uint64_t slices =
-      co_await xen_.destroy_context(cpu, call.target, std::move(call.target.pv->slots[request.ctx_no - 1U]));
+  const auto occupied = (request.free_flags & abi::kFreeReattachDefault) != 0 ? OccupiedContext::MoveDevicesToDefault
+                                                                              : OccupiedContext::Refuse;
+  const PvContexts::Freed freed = co_await contexts_.free(cpu, call.target, request.ctx_no, occupied);
   // Each further slice is a trap of its own.
-  if (slices > 1) {
-    counters_.continuations += slices - 1;
-    co_await cpu.charge(CostId::Hypercall, slices - 1);
+  if (freed.slices > 1) {
+    counters_.continuations += freed.slices - 1;
+    co_await cpu.charge(CostId::Hypercall, freed.slices - 1);
   }
-  co_return Errno::Ok;
-}
-
-// From here on nobody may attach to it. Under its lock, because somebody may be about to.
-Task<Errno> IommuOp::doom(CpuPort& cpu, IoContext& context, std::uint32_t free_flags) {
-  co_await cpu.acquire(context.lock);
-  Errno status = Errno::Ok;
-  if (context.dying)
-    status = Errno::NoEntry;
-  else if (!context.devices.empty() && (free_flags & abi::kFreeReattachDefault) == 0)
-    status = Errno::Busy;
-  else
-    context.dying = true;
-  cpu.release(context.lock);
-  co_return status;
-}
-
-// All devices of a dying context, or none: then it lives on.
-Task<Errno> IommuOp::move_to_default(CpuPort& cpu, Domain& domain, IoContext& context) {
-  std::vector<RequesterId> moved;
-  while (!context.devices.empty()) {
-    const RequesterId device = context.devices.front();
-    const Errno status = co_await xen_.reattach(cpu, domain, device, *domain.default_context);
-    if (status == Errno::Ok) {
-      moved.push_back(device);
-      continue;
-    }
-    const bool still_inside =
-        std::find(context.devices.begin(), context.devices.end(), device) != context.devices.end();
-    if (!still_inside) continue;  // somebody else moved it meanwhile
-    context.dying = false;
-    for (const RequesterId back : moved) {
-      const Errno returned = co_await xen_.reattach(cpu, domain, back, context);
-      if (returned != Errno::Ok) domain.crashed = domain.setting.privilege != Privilege::HardwareDomain;
-    }
-    co_return status;
-  }
-  co_return Errno::Ok;
+  co_return freed.status;
 }
 
 Task<Errno> IommuOp::reattach_device(CpuPort& cpu, Call call) {
@@ -214,21 +145,17 @@ Task<Errno> IommuOp::reattach_device(CpuPort& cpu, Call call) {
   if (request.pasid != 0) co_return Errno::Unsupported;
   const RequesterId device(static_cast<std::uint16_t>(request.dev.bus << 8 | request.dev.devfn));
   if (request.dev.seg != 0 || !call.target.devices.contains(device)) co_return Errno::NoDevice;
-  IoContext* context =
-      request.ctx_no == 0 ? call.target.default_context.get() : guest_context(call.target, request.ctx_no);
-  if (context == nullptr) co_return Errno::NoEntry;
-  if (context->dying) co_return Errno::Invalid;
-  co_return co_await xen_.reattach(cpu, call.target, device, *context);
+  co_return co_await contexts_.reattach(cpu, call.target, device, request.ctx_no);
 }
 
 Task<Errno> IommuOp::map_pages(CpuPort& cpu, Call call) {
   abi::MapPages request;
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
-  IoContext* context = guest_context(call.target, request.ctx_no);
+  IoContext* context = PvContexts::usable(call.target, request.ctx_no);
   const Permissions permissions{.read = (request.map_flags & abi::kMapReadable) != 0,
                                 .write = (request.map_flags & abi::kMapWriteable) != 0};
   const std::uint32_t known = abi::kMapReadable | abi::kMapWriteable | abi::kMapCache;
-  if (context == nullptr || context->dying || permissions.none() || (request.map_flags & ~known) != 0 ||
+  if (context == nullptr || permissions.none() || (request.map_flags & ~known) != 0 ||
       !std::has_single_bit(request.pgsize) || (request.pgsize & kPageSizes) == 0)
     co_return Errno::Invalid;
   Errno status = Errno::Ok;
@@ -247,8 +174,8 @@ Task<Errno> IommuOp::map_pages(CpuPort& cpu, Call call) {
     if (!copy_out(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
     ++counters_.continuations;
     co_await cpu.charge(CostId::Hypercall);
-    context = guest_context(call.target, request.ctx_no);
-    if (context == nullptr || context->dying) co_return Errno::Invalid;
+    context = PvContexts::usable(call.target, request.ctx_no);
+    if (context == nullptr) co_return Errno::Invalid;
   }
   co_return copy_out(call.caller.memory, call.argument, request) ? status : Errno::BadAddress;
 }
@@ -256,9 +183,8 @@ Task<Errno> IommuOp::map_pages(CpuPort& cpu, Call call) {
 Task<Errno> IommuOp::unmap_pages(CpuPort& cpu, Call call, UnmapFlush flush) {
   abi::UnmapPages request;
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
-  IoContext* context = guest_context(call.target, request.ctx_no);
-  if (context == nullptr || context->dying || !std::has_single_bit(request.pgsize) ||
-      (request.pgsize & kPageSizes) == 0)
+  IoContext* context = PvContexts::usable(call.target, request.ctx_no);
+  if (context == nullptr || !std::has_single_bit(request.pgsize) || (request.pgsize & kPageSizes) == 0)
     co_return Errno::Invalid;
   Errno status = Errno::Ok;
   while (request.nr_pages != 0) {
@@ -272,8 +198,8 @@ Task<Errno> IommuOp::unmap_pages(CpuPort& cpu, Call call, UnmapFlush flush) {
     if (!copy_out(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
     ++counters_.continuations;
     co_await cpu.charge(CostId::Hypercall);
-    context = guest_context(call.target, request.ctx_no);
-    if (context == nullptr || context->dying) co_return Errno::Invalid;
+    context = PvContexts::usable(call.target, request.ctx_no);
+    if (context == nullptr) co_return Errno::Invalid;
   }
   co_return copy_out(call.caller.memory, call.argument, request) ? status : Errno::BadAddress;
 }
@@ -281,8 +207,8 @@ Task<Errno> IommuOp::unmap_pages(CpuPort& cpu, Call call, UnmapFlush flush) {
 Task<Errno> IommuOp::flush_context(CpuPort& cpu, Call call) {
   abi::FlushContext request;
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
-  IoContext* context = guest_context(call.target, request.ctx_no);
-  if (context == nullptr || context->dying) co_return Errno::Invalid;
+  IoContext* context = PvContexts::usable(call.target, request.ctx_no);
+  if (context == nullptr) co_return Errno::Invalid;
   co_await xen_.flush_context(cpu, call.target, *context);
   co_return Errno::Ok;
 }

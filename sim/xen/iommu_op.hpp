@@ -14,6 +14,7 @@
 
 #include "sim/xen/hypervisor.hpp"
 #include "sim/xen/iommu_op_abi.hpp"
+#include "sim/xen/pv_contexts.hpp"
 
 namespace iommu::xen {
 
@@ -21,7 +22,7 @@ enum class DeferredFlush : std::uint8_t { Unavailable, Offered };
 
 class IommuOp {
  public:
-  IommuOp(Hypervisor& xen, DeferredFlush deferred) : xen_(xen), deferred_(deferred) {}
+  IommuOp(Hypervisor& xen, DeferredFlush deferred) : xen_(xen), contexts_(xen), deferred_(deferred) {}
 
   // The hypercall as the caller's vCPU executes it: trap, work, return value (0 or a negative Errno). `argument` is the
   // guest-physical address of the sub-operation's structure.
@@ -52,16 +53,13 @@ class IommuOp {
   Errno init(Call call);
   Errno alloc_context(Call call);
   Task<Errno> free_context(CpuPort& cpu, Call call);
-  static Task<Errno> doom(CpuPort& cpu, IoContext& context, std::uint32_t free_flags);
-  Task<Errno> move_to_default(CpuPort& cpu, Domain& domain, IoContext& context);
   Task<Errno> reattach_device(CpuPort& cpu, Call call);
   Task<Errno> map_pages(CpuPort& cpu, Call call);
   Task<Errno> unmap_pages(CpuPort& cpu, Call call, UnmapFlush flush);
   Task<Errno> flush_context(CpuPort& cpu, Call call);
-  // nullptr: context 0 or unknown.
-  [[nodiscard]] static IoContext* guest_context(Domain& domain, std::uint16_t number);
 
   Hypervisor& xen_;
+  PvContexts contexts_;
   DeferredFlush deferred_;
   Counters counters_;
 };

@@ -63,6 +63,14 @@ std::uint64_t P2m::absent(Gfn frame) const {
   return extent->first > frame ? extent->first.value() - frame.value() : 0;
 }
 
+std::optional<Gfn> P2m::frame_of(Mfn machine) const {
+  for (const P2mExtent& extent : extents_) {
+    if (extent.type != FrameType::Ram || machine < extent.machine || machine >= extent.machine + extent.pages) continue;
+    return extent.first + (machine.value() - extent.machine.value());
+  }
+  return std::nullopt;
+}
+
 std::optional<Mfn> P2m::memory_frame(Gfn frame) const {
   const auto entry = lookup(frame);
   if (!entry || entry->type != FrameType::Ram) return std::nullopt;

@@ -37,6 +37,8 @@ class P2m final : public FrameMap {
   [[nodiscard]] std::optional<Entry> lookup(Gfn frame) const;
   // Frames from here on that are nothing, up to the next extent; 0 where lookup() finds something.
   [[nodiscard]] std::uint64_t absent(Gfn frame) const;
+  // The guest frame of its own memory that is this machine frame.
+  [[nodiscard]] std::optional<Gfn> frame_of(Mfn machine) const;
   [[nodiscard]] std::optional<Mfn> memory_frame(Gfn frame) const override;
   [[nodiscard]] const std::vector<P2mExtent>& extents() const { return extents_; }
 

@@ -12,6 +12,7 @@ TableArena::TableArena(HostMemory& memory, Mfn first, std::uint64_t pages)
 
 std::optional<std::uint64_t> TableArena::allocate(unsigned pages_lg2) {
   if (pages_lg2 != 0) return std::nullopt;
+  if (purpose_ == Purpose::Mapping && used_ + set_aside_ >= in_use_.size()) return std::nullopt;
   while (lowest_free_ < in_use_.size() && in_use_[lowest_free_]) ++lowest_free_;
   if (lowest_free_ == in_use_.size()) return std::nullopt;
   in_use_[lowest_free_] = true;
@@ -19,6 +20,11 @@ std::optional<std::uint64_t> TableArena::allocate(unsigned pages_lg2) {
   const Mfn frame = first_ + lowest_free_;
   memory_.clear_page(frame);
   return frame.address().value();
+}
+
+void TableArena::give_up(std::uint64_t pages) {
+  SIM_CHECK(pages <= set_aside_, "what is given up was set aside");
+  set_aside_ -= pages;
 }
 
 void TableArena::release(std::uint64_t address, unsigned pages_lg2) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A fixed pool of table pages: what a domain's PV contexts may use, so that a guest cannot exhaust Xen's heap.
+// A fixed pool of table pages: what a domain's PV contexts may use, so that a guest cannot exhaust Xen's heap. Pages
+// may be set aside for splitting large pages, so that unmapping a part of one does not fail for want of memory.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,13 @@ class TableArena final : public TableMemory {
   std::optional<std::uint64_t> allocate(unsigned pages_lg2) override;
   void release(std::uint64_t address, unsigned pages_lg2) override;
 
+  // Pages that only a split may take.
+  void set_aside(std::uint64_t pages) { set_aside_ += pages; }
+  void give_up(std::uint64_t pages);
+  [[nodiscard]] std::uint64_t reserve() const { return set_aside_; }
+  enum class Purpose : std::uint8_t { Mapping, Splitting };
+  void allocate_for(Purpose purpose) { purpose_ = purpose; }
+
   [[nodiscard]] std::uint64_t used() const { return used_; }
   [[nodiscard]] std::uint64_t pages() const { return in_use_.size(); }
   [[nodiscard]] Mfn first() const { return first_; }
@@ -33,6 +41,8 @@ class TableArena final : public TableMemory {
   std::vector<bool> in_use_;
   std::uint64_t lowest_free_ = 0;  // no free page below it
   std::uint64_t used_ = 0;
+  std::uint64_t set_aside_ = 0;
+  Purpose purpose_ = Purpose::Mapping;
 };
 
 }  // namespace iommu::xen
