@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "models/vtd/core.hpp"
+#include "models/vtd/register_rows.hpp"
 
 namespace iommu::vtd {
 
@@ -34,6 +35,15 @@ Identity identity_of(const VectorRegisters& registers) {
   return identity;
 }
 
+// Capabilities say where some registers are; a damaged record may put them over others.
+bool registers_overlap(const Identity& identity) {
+  std::vector<RegisterRow> rows = register_rows(identity);
+  std::ranges::sort(rows, {}, &RegisterRow::offset);
+  for (std::size_t i = 1; i < rows.size(); ++i)
+    if (rows[i - 1].offset + rows[i - 1].bytes > rows[i].offset) return true;
+  return false;
+}
+
 std::string lacks(const VectorRecord& record) {
   if (record.variant == "ir") return "interrupt remapping";
   for (const std::string_view name : {"VER", "CAP", "ECAP"})
@@ -41,6 +51,7 @@ std::string lacks(const VectorRecord& record) {
   const std::uint64_t cap = register_of(record.id_registers, "CAP");
   if (get<kCap, "AFL">(cap) != 0) return "advanced fault logging";
   if (get<kCap, "PLMR">(cap) != 0 || get<kCap, "PHMR">(cap) != 0) return "protected memory regions";
+  if (registers_overlap(identity_of(record.id_registers))) return "registers that overlap";
   return {};
 }
 

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -214,6 +215,14 @@ TEST(ExplainRecord, TablesAreAsTheAccessesBeforeLeftThem) {
   EXPECT_EQ(marks("3"), 0U);  // the same page in the same way
 }
 
+std::string first_record(const char* path) {
+  std::string text(1U << 16, '\0');
+  gzFile_s* file = gzopen(path, "rb");
+  EXPECT_NE(gzgets(file, text.data(), static_cast<int>(text.size())), nullptr);
+  gzclose(file);
+  return text.substr(0, text.find('\0'));
+}
+
 // Kills: a damaged file that crashes, hangs or is read as far as it goes without a word.
 TEST(ExplainRecord, ADamagedFileIsOneLine) {
   const std::string path = testing::TempDir() + "explain_damaged.jsonl.gz";
@@ -222,6 +231,11 @@ TEST(ExplainRecord, ADamagedFileIsOneLine) {
   EXPECT_THAT(mistakes_of(arguments), ElementsAre(HasSubstr("compressed data ends early")));
   std::ofstream(path, std::ios::binary) << "{\"format\": 1}\n";
   EXPECT_THAT(mistakes_of(arguments), ElementsAre(HasSubstr(":1: 'format' is not a string")));
+  std::string overlapping = first_record(kOlder);
+  const std::size_t cap = overlapping.find("0x", overlapping.find("\"CAP\"")) + 2;
+  overlapping.replace(cap, overlapping.find('"', cap) - cap, "d2008c00260206");  // FRO = 0: over the version register
+  std::ofstream(path, std::ios::binary) << overlapping;
+  EXPECT_THAT(mistakes_of({.target = path, .record = "1"}), ElementsAre(HasSubstr("lacks: registers that overlap")));
   std::ofstream(path, std::ios::binary) << "\x1f\x8b no gzip";
   EXPECT_THAT(mistakes_of(arguments), ElementsAre(StartsWith(path)));
   std::ofstream(path, std::ios::binary) << "";
