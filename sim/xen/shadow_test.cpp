@@ -222,29 +222,15 @@ TEST_P(XenShadow, AnInvalidationIsFinishedWhenTheGuestsFenceIs) {
   // The guest's submission on a vCPU of its own, while the real unit is slow.
   v.machine.unit().execution = CachingUnit::Execution::OnRequest;
   Stepper stepper(v.machine.host);
-  const CommandRing ring = v.kernel.driver().ring();
-  const std::uint64_t page = *v.kernel.pool().allocate(0);
-  const auto put = [&](std::uint32_t index, const CommandWords& words) {
-    for (unsigned w = 0; w < ring.entry_bytes / 8; ++w)
-      v.kernel.pool().write64(ring.base + index * ring.entry_bytes + 8 * w, words.words[w]);
-  };
-  // Behind whatever the ring held: the tail is where the head is.
-  const std::uint64_t head = v.unit.core().mmio_read(ring.head_register, 8);
-  std::uint32_t tail = 0;
-  while (v.kernel.driver().tail_value(tail) != head && tail < ring.entries) ++tail;
-  ASSERT_LT(tail + 2, ring.entries) << "this test does not wrap";
-  put(tail, v.kernel.driver().encode(v.kernel.scope(kNic, Shadow::bytes(Dfn(0x100), 1))));
-  put(tail + 1, v.kernel.driver().encode_fence(page, 77));
-  auto trap = v.unit.write(stepper.add_cpu(), ring.tail_register, 8, v.kernel.driver().tail_value(tail + 2));
-  trap.start();
+  auto submission =
+      v.kernel.queue().submit(stepper.add_cpu(), {1, v.kernel.scope(kNic, Shadow::bytes(Dfn(0x100), 1))}, Fence::Poll);
+  submission.start();
   stepper.run();
-  EXPECT_FALSE(trap.done());
-  EXPECT_EQ(v.kernel.pool().read64(page), 0U) << "the guest's fence completed before the machine's";
+  EXPECT_FALSE(submission.done()) << "the guest's fence completed before the machine's";
   EXPECT_EQ(v.machine.xen.references().total(), 1U) << "the frame is given back before the fence";
   v.machine.unit().execute();
   stepper.run();
-  EXPECT_TRUE(trap.done());
-  EXPECT_EQ(v.kernel.pool().read64(page) & 0xffffffffU, 77U);
+  EXPECT_TRUE(submission.done());
   EXPECT_EQ(v.machine.reach(kNic, Dfn(0x100)), std::nullopt);
   EXPECT_EQ(v.machine.xen.references().total(), 0U);
 }

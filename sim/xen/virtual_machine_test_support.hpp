@@ -108,6 +108,7 @@ class GuestKernel {
     return all;
   }
   TableDriver& driver() { return *driver_; }
+  QueueClient& queue() { return *queue_; }
   GuestPool& pool() { return pool_; }
   [[nodiscard]] const ContextSetting& setting(RequesterId device) const { return settings_.at(device); }
 
@@ -130,15 +131,15 @@ class VirtualMachine {
   explicit VirtualMachine(const FamilyDescriptor& family, MachineOptions options = {},
                           TrapTarget target = TrapTarget::Xen)
       : machine(family, host_options(options)),
-        unit(family, guest_options(options.features).features, machine.guest(), target),
+        unit(family, guest_options(family, options.features).features, machine.guest(), target),
         translation(make(machine, unit)),
-        kernel(machine, unit, guest_options(options.features)) {
+        kernel(machine, unit, guest_options(family, options.features)) {
     unit.connect(*translation);
   }
   // Whether this family can do it at all.
   static bool is_possible(const FamilyDescriptor& family) {
     const UnitFeatures host = host_options({}).features;
-    const UnitFeatures guest = guest_options({}).features;
+    const UnitFeatures guest = guest_options(family, {}).features;
     return family.unsupported == nullptr || (family.unsupported(host).empty() && family.unsupported(guest).empty());
   }
   static MachineOptions host_options(MachineOptions options) {
@@ -146,10 +147,12 @@ class VirtualMachine {
     options.features.nested = kNested;
     return options;
   }
-  // Caching mode makes the guest announce new entries. It cannot nest further.
-  static DriverOptions guest_options(UnitFeatures features) {
+  // Caching mode makes the guest announce new entries, where a family does not always ask for that. It cannot nest
+  // further.
+  static DriverOptions guest_options(const FamilyDescriptor& family, UnitFeatures features) {
     features.nested = false;
     features.caching_mode = true;
+    features.caching_mode = family.unsupported == nullptr || family.unsupported(features).empty();
     return {.features = features, .stage1 = kNested, .range_flush = RangeFlush::SmallestBlock};
   }
 

@@ -35,7 +35,7 @@ class Recorder final : public VirtualUnitSink {
 struct Bench {
   explicit Bench(const FamilyDescriptor& family, TrapTarget target = TrapTarget::Xen)
       : machine(family),
-        options(VirtualMachine<ShadowTranslation>::guest_options({})),
+        options(VirtualMachine<ShadowTranslation>::guest_options(family, {})),
         unit(family, options.features, machine.guest(), target),
         recorder(machine.guest()),
         kernel(machine, unit, options) {
