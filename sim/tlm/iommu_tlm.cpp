@@ -2,6 +2,7 @@
 #include "sim/tlm/iommu_tlm.hpp"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 namespace iommu {
@@ -56,10 +57,10 @@ void copy_transfer(const tlm::tlm_generic_payload& from, Hpa address, tlm::tlm_g
 
 void read_as_zero(tlm::tlm_generic_payload& payload) {
   if (!payload.is_read()) return;
-  const unsigned char* enables = payload.get_byte_enable_ptr();
-  for (unsigned i = 0; i < payload.get_data_length(); ++i)
-    if (enables == nullptr || enables[i % payload.get_byte_enable_length()] == TLM_BYTE_ENABLED)
-      payload.get_data_ptr()[i] = 0;
+  const std::span data(payload.get_data_ptr(), payload.get_data_length());
+  const std::span enables(payload.get_byte_enable_ptr(), payload.get_byte_enable_length());
+  for (std::size_t i = 0; i < data.size(); ++i)
+    if (enables.data() == nullptr || enables[i % enables.size()] == TLM_BYTE_ENABLED) data[i] = 0;
 }
 
 tlm::tlm_response_status refuse(const Fault& fault, tlm::tlm_generic_payload& payload) {
@@ -438,6 +439,7 @@ void IommuTlm::b_transport(tlm::tlm_generic_payload& payload, sc_core::sc_time& 
 unsigned int IommuTlm::transport_dbg(tlm::tlm_generic_payload& payload) {
   if (payload.get_extension<DmaExtension>() == nullptr || !(payload.is_read() || payload.is_write())) return 0;
   PeekPort peek(at_once_);
+  const std::span data(payload.get_data_ptr(), payload.get_data_length());
   unsigned done = 0;
   while (done < payload.get_data_length()) {
     TranslationRequest request = request_of(payload);
@@ -451,7 +453,7 @@ unsigned int IommuTlm::transport_dbg(tlm::tlm_generic_payload& payload) {
     tlm::tlm_generic_payload part;
     copy_transfer(payload, translation->address, part);
     part.set_byte_enable_ptr(nullptr);
-    part.set_data_ptr(payload.get_data_ptr() + done);
+    part.set_data_ptr(data.subspan(done).data());
     part.set_data_length(length);
     part.set_streaming_width(length);
     const unsigned served_bytes = std::min(initiator->transport_dbg(part), length);
