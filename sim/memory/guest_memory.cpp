@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/memory/guest_memory.hpp"
 
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+
 namespace iommu {
 
 namespace {
 constexpr std::uint64_t kWord = 8;
-
-unsigned shift_of(Gpa address) { return static_cast<unsigned>(address.offset_in(3)) * 8; }
+using WordBytes = std::array<std::byte, kWord>;
+static_assert(std::endian::native == std::endian::little, "guest memory is little-endian, and so is the host");
 }  // namespace
 
 std::optional<std::uint64_t> GuestMemory::read64(Gpa address) const {
@@ -41,27 +46,43 @@ bool GuestMemory::contains(Gpa address, std::size_t bytes) const {
   return true;
 }
 
-bool GuestMemory::read(Gpa address, std::span<std::byte> into) const {
-  if (!contains(address, into.size())) return false;
-  for (std::size_t i = 0; i < into.size(); ++i) {
-    const Gpa at = address + Bytes(i);
-    const auto word = read64(at.aligned_down(3));
-    if (!word) return false;
-    into[i] = static_cast<std::byte>(*word >> shift_of(at));
+// Calls visit(aligned host word, first byte in it, bytes of it, offset in the range) for each word that the range
+// touches, page by page: whoever moves hypercall arguments and ring entries pays for words, not for bytes.
+template <class Visit>
+bool GuestMemory::for_each_word(Gpa address, std::size_t bytes, Visit&& visit) const {
+  for (std::size_t done = 0; done < bytes;) {
+    const auto host = translate(address + Bytes(done));
+    if (!host) return false;
+    const std::size_t page_end = std::min(bytes, done + kPageSize.value() - host->offset_in(kPageLg2));
+    for (Hpa at = *host; done < page_end;) {
+      const Hpa word = at.aligned_down(3);
+      if (!host_.contains(word, kWord)) return false;
+      const std::size_t first = at.offset_in(3);
+      const std::size_t count = std::min(kWord - first, page_end - done);
+      visit(word, first, count, done);
+      done += count;
+      at = at + Bytes(count);
+    }
   }
   return true;
 }
 
+bool GuestMemory::read(Gpa address, std::span<std::byte> into) const {
+  if (!contains(address, into.size())) return false;
+  return for_each_word(address, into.size(), [&](Hpa word, std::size_t first, std::size_t count, std::size_t done) {
+    const WordBytes bytes = std::bit_cast<WordBytes>(host_.read64(word));
+    std::memcpy(into.data() + done, bytes.data() + first, count);
+  });
+}
+
 bool GuestMemory::write(Gpa address, std::span<const std::byte> from) {
   if (!contains(address, from.size())) return false;
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    const Gpa at = address + Bytes(i);
-    const auto word = read64(at.aligned_down(3));
-    if (!word) return false;
-    const std::uint64_t cleared = *word & ~(0xffULL << shift_of(at));
-    write64(at.aligned_down(3), cleared | static_cast<std::uint64_t>(from[i]) << shift_of(at));
-  }
-  return true;
+  return for_each_word(address, from.size(), [&](Hpa word, std::size_t first, std::size_t count, std::size_t done) {
+    WordBytes bytes{};
+    if (count < kWord) bytes = std::bit_cast<WordBytes>(host_.read64(word));
+    std::memcpy(bytes.data() + first, from.data() + done, count);
+    host_.write64(word, std::bit_cast<std::uint64_t>(bytes));
+  });
 }
 
 }  // namespace iommu

@@ -49,6 +49,8 @@ class GuestMemory {
 
  private:
   [[nodiscard]] bool contains(Gpa address, std::size_t bytes) const;
+  template <class Visit>
+  bool for_each_word(Gpa address, std::size_t bytes, Visit&& visit) const;
   HostMemory& host_;
   const FrameMap& frames_;
 };
