@@ -9,6 +9,7 @@
 
 #include "models/families.hpp"
 #include "sim/app/vector_file.hpp"
+#include "sim/app/verbs.hpp"
 
 namespace iommu {
 
@@ -132,7 +133,6 @@ VectorFileResult check_vector_file(const std::string& path, std::span<const Vect
 }
 
 int run_check_vectors(std::span<const std::string> paths, std::ostream& out, std::ostream& err) {
-  constexpr int kAllAgree = 0, kDisagreement = 1, kUnreadable = 2;
   VectorReport total;
   bool readable = true;
   for (const std::string& path : paths) {
@@ -147,8 +147,7 @@ int run_check_vectors(std::span<const std::string> paths, std::ostream& out, std
     total.merge(std::get<VectorReport>(result));
   }
   if (paths.size() > 1) print("total", total, out);
-  if (!readable) return kUnreadable;
-  return total.disagree == 0 ? kAllAgree : kDisagreement;
+  return readable && total.disagree == 0 ? kExitOk : kExitUser;
 }
 
 }  // namespace iommu

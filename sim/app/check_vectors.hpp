@@ -38,7 +38,8 @@ using VectorFileResult = std::variant<VectorReport, VectorFileError>;
 [[nodiscard]] VectorFileResult check_vector_file(const std::string& path,
                                                  std::span<const VectorFamily* const> families = vector_families());
 
-// Prints each file's counts and, for several, the total. 0: no disagreement; 1: some; 2: a file could not be read.
+// Prints each file's counts and, for several, the total. The exit code: kExitUser if a file cannot be read or one
+// access disagrees.
 int run_check_vectors(std::span<const std::string> paths, std::ostream& out, std::ostream& err);
 
 }  // namespace iommu

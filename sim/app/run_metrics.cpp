@@ -199,6 +199,7 @@ void set_trace(RunResult& r, const Machine& machine) {
   if (!has_trace) return;
   r.set("trace.skipped", as_double(skipped));
   r.set({"trace.recorded", "context"}, as_double(sum.context));
+  r.set({"trace.recorded", "process_context"}, 0);  // the trace format has no such event
   r.set({"trace.recorded", "iotlb_page"}, as_double(sum.iotlb_page));
   r.set({"trace.recorded", "iotlb_domain"}, as_double(sum.iotlb_domain));
   r.set({"trace.recorded", "iotlb_global"}, as_double(sum.iotlb_global));

@@ -132,6 +132,27 @@ std::string warden_text(const RunResult& run) {
                      format_value(run.warden.exposure_max_ns, Digits::Integer));
 }
 
+// Where a recorded driver was replayed: its invalidations beside those that the replay caused, by kind. Those of the
+// guest's virtual unit where it has one, else those of the real unit; empty without a trace.
+std::string invalidation_text(const RunResult& run) {
+  if (!run.find("trace.skipped")) return {};
+  bool has_virtual_unit = false;
+  for (const std::string_view kind : kCommandKinds)
+    has_virtual_unit |= run.find({"guest.commands", kind}).value_or(0) != 0;
+  std::string kinds;
+  for (const std::string_view kind : kCommandKinds) {
+    const double recorded = run.find({"trace.recorded", kind}).value_or(0);
+    const double simulated =
+        run.find(has_virtual_unit ? MetricId("guest.commands", kind) : MetricId("invalidation.commands", kind))
+            .value_or(0);
+    if (recorded == 0 && simulated == 0) continue;
+    kinds += fmt::format("{}{} {} ({} recorded)", kinds.empty() ? "" : ", ", kind,
+                         format_value(simulated, Digits::Integer), format_value(recorded, Digits::Integer));
+  }
+  return fmt::format("invalidations of the {} unit: {}", has_virtual_unit ? "guest's virtual" : "real",
+                     kinds.empty() ? "none" : kinds);
+}
+
 std::string terminal_block(const Report& report, const Block& block, Colour colour) {
   const std::string bold = colour == Colour::Ansi ? "\033[1m" : "";
   const std::string plain = colour == Colour::Ansi ? "\033[0m" : "";
@@ -162,6 +183,9 @@ std::string terminal_block(const Report& report, const Block& block, Colour colo
   out += "\n";
   for (const RunResult* run : block.runs)
     out += fmt::format("warden, {}: {}\n", column_title(report, *run), warden_text(*run));
+  for (const RunResult* run : block.runs)
+    if (const std::string text = invalidation_text(*run); !text.empty())
+      out += fmt::format("{}: {}\n", column_title(report, *run), text);
   return out;
 }
 
@@ -181,6 +205,9 @@ std::string markdown_block(const Report& report, const Block& block) {
   out += "\n";
   for (const RunResult* run : block.runs)
     out += "- warden, " + column_title(report, *run) + ": " + warden_text(*run) + "\n";
+  for (const RunResult* run : block.runs)
+    if (const std::string text = invalidation_text(*run); !text.empty())
+      out += "- " + column_title(report, *run) + ": " + text + "\n";
   return out + "\n";
 }
 
