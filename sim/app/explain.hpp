@@ -29,7 +29,7 @@ struct ExplainArguments {
 void explain(const ExplainArguments& arguments, const scenario::LoadOptions& options, std::ostream& out);
 
 // Its three parts. At most one scenario per process, as SystemC elaborates once.
-void explain_scenario(const ExplainArguments& arguments, const scenario::LoadOptions& options, std::ostream& out);
+void explain_scenario(const ExplainArguments& arguments, scenario::LoadOptions options, std::ostream& out);
 void explain_record(const ExplainArguments& arguments, std::ostream& out);
 void explain_name(const std::string& name, std::ostream& out);
 

@@ -240,7 +240,8 @@ class ScenarioExplainer {
 
 }  // namespace
 
-void explain_scenario(const ExplainArguments& arguments, const scenario::LoadOptions& options, std::ostream& out) {
+void explain_scenario(const ExplainArguments& arguments, scenario::LoadOptions options, std::ostream& out) {
+  if (arguments.family && find_family(*arguments.family) != nullptr) options.select_families = {*arguments.family};
   const scenario::LoadedScenario loaded = scenario::load_scenario(arguments.target, options);
   const scenario::Variation& variation = loaded.variations.front();
   const Choice choice = choose(arguments, variation);

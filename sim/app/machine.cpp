@@ -26,6 +26,11 @@ xen::DomainSetting domain_setting(const scenario::DomainSetting& d) {
   return setting;
 }
 
+void require_supported(const FamilyDescriptor& family, const UnitFeatures& features, const std::string& whose) {
+  const std::string why = family.unsupported == nullptr ? std::string() : family.unsupported(features);
+  if (!why.empty()) throw std::runtime_error("family " + std::string(family.name) + ": " + whose + why);
+}
+
 void add(MemoryCounts& to, const MemoryCounts& from) {
   to.reads += from.reads;
   to.writes += from.writes;
@@ -48,9 +53,9 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
       frames_(Mfn(kFirstFrame), frames_of(scenario.platform.memory.size.value)),
       vcpus_(engine_.calendar(), host_, scenario.platform.costs),
       boot_cpu_(vcpus_.add()) {
-  if (family.unsupported != nullptr)
-    if (const std::string why = family.unsupported(host_driver_.features); !why.empty())
-      throw std::runtime_error("family " + std::string(family.name) + ": " + why);
+  require_supported(family, host_driver_.features, "");
+  if (const auto guest_driver = strategy_of(strategy.kind).guest_driver; guest_driver != nullptr)
+    require_supported(family, guest_driver(unit_features(scenario.platform.iommu)).features, "the guest's unit: ");
   for (const AddressRange& fixed : family.fixed_inputs)
     static_cast<void>(
         frames_.reserve(Mfn(Hpa(fixed.first)), (fixed.last - fixed.first + 1) >> kPageLg2));  // devices never reach it

@@ -19,7 +19,8 @@ CLI::App* add_run(CLI::App& app, RunArguments& arguments) {
   CLI::App* run = app.add_subcommand("run", "Run a scenario, print the comparison, write the report");
   run->add_option("FILE", arguments.file, "Scenario")->required();
   run->add_option("--out", arguments.out, "Folder of the report; results/<scenario> unless given");
-  run->add_option("--families", arguments.families, "Instead of the scenario's families")->delimiter(',');
+  run->add_option("--families", arguments.families, "Instead of the scenario's families; all: every family there is")
+      ->delimiter(',');
   run->add_option("--strategies", arguments.strategies, "Only these of the scenario's strategies")->delimiter(',');
   run->add_option("--seed", arguments.seed, "Instead of the scenario's seed");
   run->add_option("--shuffle", arguments.shuffle, "Permute the simulator's process order; results must not change");

@@ -28,27 +28,29 @@ std::string describe(const Labels& labels) {
   return text;
 }
 
-// Replaces what the command line overrides, after checking that it exists.
-void select(const RunArguments& arguments, LoadedScenario& loaded) {
+// The families that the command line asks for, after checking that they exist.
+std::vector<std::string> selected_families(const RunArguments& arguments) {
   const auto families = family_names();
+  if (arguments.families == std::vector<std::string>{"all"}) return families;
   for (const std::string& family : arguments.families)
     if (std::ranges::find(families, family) == families.end())
       throw ScenarioError({"--families: unknown family '" + family + "'" + scenario::did_you_mean(family, families)});
-  for (scenario::Variation& variation : loaded.variations) {
-    scenario::Scenario& s = variation.scenario;
-    if (arguments.seed) s.seed = *arguments.seed;
-    if (!arguments.families.empty()) s.families = arguments.families;
-    if (arguments.strategies.empty()) continue;
-    std::vector<std::string> labels;
-    for (const auto& strategy : s.strategies) labels.push_back(strategy.label);
-    for (const std::string& wanted : arguments.strategies)
-      if (std::ranges::find(labels, wanted) == labels.end())
-        throw ScenarioError(
-            {"--strategies: the scenario has no '" + wanted + "'" + scenario::did_you_mean(wanted, labels)});
-    std::erase_if(s.strategies, [&](const scenario::StrategySetting& strategy) {
-      return std::ranges::find(arguments.strategies, strategy.label) == arguments.strategies.end();
-    });
-  }
+  return arguments.families;
+}
+
+// Replaces what else the command line overrides, after checking that it exists.
+void select(const RunArguments& arguments, scenario::Scenario& s) {
+  if (arguments.seed) s.seed = *arguments.seed;
+  if (arguments.strategies.empty()) return;
+  std::vector<std::string> labels;
+  for (const auto& strategy : s.strategies) labels.push_back(strategy.label);
+  for (const std::string& wanted : arguments.strategies)
+    if (std::ranges::find(labels, wanted) == labels.end())
+      throw ScenarioError(
+          {"--strategies: the scenario has no '" + wanted + "'" + scenario::did_you_mean(wanted, labels)});
+  std::erase_if(s.strategies, [&](const scenario::StrategySetting& strategy) {
+    return std::ranges::find(arguments.strategies, strategy.label) == arguments.strategies.end();
+  });
 }
 
 // One line on stderr for runs that take longer than two seconds.
@@ -82,9 +84,22 @@ class ProgressLine {
 
 Report report_of(const LoadedScenario& loaded) {
   const scenario::Scenario& s = loaded.variations.front().scenario;
-  Report report{s.name, s.description, s.seed, s.platform.name, {}, {}};
-  for (const scenario::PlatformRow& row : scenario::platform_rows(s.platform))
-    report.assumptions.push_back({row.key, row.value, row.source, row.mark});
+  Report report{s.name, s.description, s.seed, {}, {}, {}};
+  std::vector<std::string> platforms;
+  for (const scenario::Variation& variation : loaded.variations) {
+    const scenario::Platform& platform = variation.scenario.platform;
+    if (std::ranges::find(platforms, platform.name) != platforms.end()) continue;
+    platforms.push_back(platform.name);
+    report.platform += (report.platform.empty() ? "" : ", ") + platform.name;
+  }
+  for (const scenario::Variation& variation : loaded.variations) {
+    const auto named = std::ranges::find(platforms, variation.scenario.platform.name);
+    if (named == platforms.end()) continue;  // listed already
+    const std::string prefix = report.platform == *named ? "" : *named + ": ";
+    for (const scenario::PlatformRow& row : scenario::platform_rows(variation.scenario.platform))
+      report.assumptions.push_back({prefix + row.key, row.value, row.source, row.mark});
+    platforms.erase(named);
+  }
   return report;
 }
 
@@ -126,8 +141,11 @@ void write_report(const std::string& folder, const Report& report, const LoadedS
 }  // namespace
 
 int run_verb(const RunArguments& arguments) {
-  LoadedScenario loaded = scenario::load_scenario(arguments.file, load_options());
-  select(arguments, loaded);
+  scenario::LoadOptions options = load_options();
+  options.select_families = selected_families(arguments);
+  LoadedScenario loaded = scenario::load_scenario(arguments.file, options);
+  select(arguments, loaded.written);
+  for (scenario::Variation& variation : loaded.variations) select(arguments, variation.scenario);
   const std::vector<PlannedRun> plan = scenario::plan_runs(loaded);
   const std::size_t processors = std::max(1U, std::thread::hardware_concurrency());
   ProgressLine line(plan.size());

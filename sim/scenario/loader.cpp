@@ -242,19 +242,63 @@ void label_axes(Variation& variation, const Assignment& assignment) {
 
 }  // namespace
 
+// Families that share a machine; `platform` is null for the scenario's own.
+struct FamilyGroup {
+  Node families = Node::sequence();
+  const Node* platform = nullptr;
+};
+
+// In the order in which the families are listed. Whatever is malformed is left for reading to complain about.
+std::vector<FamilyGroup> family_groups(const Node& root) {
+  const Node* families = root.find("families");
+  const Node* own = root.find("family_platforms");
+  if (families == nullptr || own == nullptr || families->items.empty()) return {};
+  std::vector<FamilyGroup> groups;
+  for (const Node& family : families->items) {
+    const Node* platform = nullptr;
+    for (const Node& entry : own->items) {
+      const Node* name = entry.find("family");
+      if (name != nullptr && name->text == family.text) platform = entry.find("platform");
+    }
+    auto group = std::ranges::find(groups, platform, &FamilyGroup::platform);
+    if (group == groups.end()) group = groups.insert(groups.end(), FamilyGroup{Node::sequence(families->at), platform});
+    group->families.items.push_back(family);
+  }
+  return groups;
+}
+
+void select_families(Node& root, const std::vector<std::string>& selected) {
+  Node* families = root.find("families");
+  if (families == nullptr || selected.empty()) return;
+  const Position at = families->at;
+  *families = Node::sequence(at);
+  for (const std::string& family : selected) families->items.push_back(Node::scalar(family, at));
+}
+
 LoadedScenario parse_scenario(const std::string& text, const std::string& path, const LoadOptions& options) {
   const fs::path beside = fs::path(path).parent_path();
   Loader loader(options, platform_folders(options, beside / "platforms"));
   Node root = loader.parse(text, path);
   if (Node* platform = root.find("platform")) *platform = loader.extended(std::move(*platform));
-  LoadedScenario loaded;
-  for (const Assignment& assignment : combinations(root, loader.diagnostics())) {
-    Node varied = root;
-    for (const auto& [key, value] : assignment) loader.set(varied, *key, *value);
-    Variation variation{{}, loader.read(varied, beside)};
-    label_axes(variation, assignment);
-    loaded.variations.push_back(std::move(variation));
+  select_families(root, options.select_families);
+  std::vector<Node> machines;  // the document once per machine
+  for (const FamilyGroup& group : family_groups(root)) {
+    Node& machine = machines.emplace_back(root);
+    *machine.find("families") = group.families;
+    Node* platform = machine.find("platform");
+    if (group.platform != nullptr && platform != nullptr) *platform = loader.extended(*group.platform);
   }
+  if (machines.empty()) machines.push_back(root);
+  LoadedScenario loaded;
+  for (const Assignment& assignment : combinations(root, loader.diagnostics()))
+    for (const Node& machine : machines) {
+      Node varied = machine;
+      for (const auto& [key, value] : assignment) loader.set(varied, *key, *value);
+      Variation variation{{}, loader.read(varied, beside)};
+      label_axes(variation, assignment);
+      loaded.variations.push_back(std::move(variation));
+    }
+  loaded.written = machines.size() == 1 ? loaded.variations.front().scenario : loader.read(root, beside);
   loader.fail_if_wrong();
   return loaded;
 }
@@ -283,7 +327,7 @@ std::vector<std::string> list_platforms(const std::vector<std::string>& folders)
 
 std::string effective_yaml(const LoadedScenario& loaded) {
   return "# Every default written out; reads back to the same runs.\n" +
-         write_document(write_object(loaded.variations.front().scenario, scenario_schema()));
+         write_document(write_object(loaded.written, scenario_schema()));
 }
 
 std::vector<PlannedRun> plan_runs(const LoadedScenario& loaded) {

@@ -21,6 +21,7 @@ using TraceCheck = std::function<std::string(const TraceWorkload& trace)>;
 struct LoadOptions {
   std::vector<std::string> families;          // names of the registry
   std::vector<std::string> platform_folders;  // searched after the folder platforms/ beside the scenario
+  std::vector<std::string> select_families{};  // instead of the scenario's; none: the scenario's
   TraceCheck check_trace{};                   // asked for every trace that a scenario names, when there is one
 };
 
@@ -30,7 +31,8 @@ struct Variation {
 };
 
 struct LoadedScenario {
-  std::vector<Variation> variations;  // at least one
+  std::vector<Variation> variations;  // at least one; families on different machines are different variations
+  Scenario written;                   // as the file has it, with all its families on its own platform
 };
 
 // Both throw ScenarioError with every problem found.

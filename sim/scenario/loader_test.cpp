@@ -20,7 +20,7 @@ using testing::HasSubstr;
 using testing::SizeIs;
 using testing::StartsWith;
 
-const LoadOptions kOptions{.families = {"vtd"}, .platform_folders = {"scenarios/platforms"}};
+const LoadOptions kOptions{.families = {"vtd", "amdvi", "smmuv3"}, .platform_folders = {"scenarios/platforms"}};
 
 std::string text_of(const std::string& path) {
   std::ifstream stream(path);
@@ -182,6 +182,30 @@ std::vector<std::string> shipped() {
   for (const auto& entry : std::filesystem::directory_iterator("scenarios"))
     if (entry.path().extension() == ".yaml") files.push_back(entry.path().string());
   return files;
+}
+
+// Kills: a family that runs on another's machine; a family that runs twice.
+TEST(FamilyPlatforms, GiveEachFamilyItsMachineOnce) {
+  std::string text = text_of("scenarios/smoke.yaml");
+  text = text.replace(text.find("families: [vtd]"), 15,
+                      "families: [vtd, amdvi]\nfamily_platforms: [{family: amdvi, platform: amd_server}]");
+  const LoadedScenario loaded = parse_scenario(text, "scenarios/test.yaml", kOptions);
+  const auto runs = plan_runs(loaded);
+  ASSERT_EQ(runs.size(), 8U);
+  for (const PlannedRun& run : runs)
+    EXPECT_EQ(loaded.variations[run.variation].scenario.platform.name,
+              run.selection.family == "vtd" ? "intel_server" : "amd_server");
+  EXPECT_EQ(loaded.written.platform.name, "intel_server");
+  EXPECT_EQ(loaded.written.families.size(), 2U);
+}
+
+// Kills: a selection that only filters, or that forgets the families' own machines.
+TEST(FamilyPlatforms, CommandLineMayAskForOtherFamilies) {
+  LoadOptions options = kOptions;
+  options.select_families = {"amdvi"};
+  const LoadedScenario loaded = load_scenario("scenarios/families.yaml", options);
+  ASSERT_EQ(loaded.variations.size(), 1U);
+  EXPECT_EQ(loaded.variations[0].scenario.platform.name, "amd_server");
 }
 
 // Kills: a key that is read but not written, or written in another spelling.

@@ -309,6 +309,12 @@ struct VarySetting {
   std::vector<std::string> values;  // as written
 };
 
+// A family that runs on a machine of its own instead of the scenario's.
+struct FamilyPlatform {
+  std::string family;
+  std::string platform;  // name of a preset
+};
+
 struct Scenario {
   std::string name;
   std::string description;
@@ -320,6 +326,7 @@ struct Scenario {
   std::vector<DeviceSetting> devices;
   std::vector<StrategySetting> strategies;
   std::vector<std::string> families;  // as in the registry: "vtd"
+  std::vector<FamilyPlatform> family_platforms;  // resolved already: `platform` is the machine of `families`
   std::vector<VarySetting> vary;
 };
 

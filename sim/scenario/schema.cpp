@@ -332,6 +332,16 @@ const ObjectSchema<VarySetting>& vary_schema() {
   return kSchema;
 }
 
+const ObjectSchema<FamilyPlatform>& family_platform_schema() {
+  using K = Keys<FamilyPlatform>;
+  static const ObjectSchema<FamilyPlatform> kSchema{
+      "family_platform",
+      "The machine of one family.",
+      {K::required("family", at(&FamilyPlatform::family), family_type(), "the family"),
+       K::required("platform", at(&FamilyPlatform::platform), text_type("the name of a preset"), "its preset")}};
+  return kSchema;
+}
+
 void collect(const ObjectInfo& object, std::vector<const ObjectInfo*>& all) {
   if (std::ranges::find(all, &object) != all.end()) return;
   all.push_back(&object);
@@ -363,6 +373,9 @@ const ObjectSchema<Scenario>& scenario_schema() {
        K::required("strategies", at(&Scenario::strategies), list_type(object_type(strategy_schema(), "kind"), 1),
                    "what is compared: one run each"),
        K::required("families", at(&Scenario::families), list_type(family_type(), 1), "hardware families: one run each"),
+       K::defaulted("family_platforms", at(&Scenario::family_platforms),
+                    list_type(object_type(family_platform_schema()), 0),
+                    "families that run on a preset of their own instead of 'platform'"),
        K::defaulted("vary", at(&Scenario::vary), list_type(object_type(vary_schema()), 0), "axes of a sweep")}};
   return kSchema;
 }

@@ -47,6 +47,7 @@ const StrategyDescriptor kEmulatedViommu{
     .description = "the guest drives an emulated unit in caching mode; Xen keeps a shadow of its tables",
     .keys = kKeys,
     .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<EmulatedViommu>(environment, guest_driver(environment.host), environment.family);
     }};

@@ -34,6 +34,7 @@ const StrategyDescriptor kNested{
           options.features.nested = true;
           return options;
         },
+    .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<Nested>(environment, guest_driver(environment.host));
     }};

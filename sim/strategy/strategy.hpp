@@ -95,6 +95,8 @@ struct StrategyDescriptor {
   std::span<const OptionKey> keys;
   // How Xen must program the physical unit for it.
   DriverOptions (*host_driver)(const UnitFeatures& host) = nullptr;
+  // How the guest programs its virtual unit; null: it has none.
+  DriverOptions (*guest_driver)(const UnitFeatures& host) = nullptr;
   std::unique_ptr<DmaStrategy> (*make)(const StrategyEnvironment& environment) = nullptr;
 };
 
