@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "models/amdvi/format.hpp"
 #include "models/vtd/format.hpp"
 #include "sim/base/rng.hpp"
 #include "sim/translation/table_test_support.hpp"
@@ -315,6 +316,25 @@ struct VtdFirstStage {
     return {.top_level = kLevels - 1, .input_bits = 11 + 9 * kLevels, .root_pages_lg2 = 0};
   }
 };
+template <unsigned kLevels>
+struct AmdViHost {
+  static amdvi::HostFormat format() { return amdvi::HostFormat({.output_bits = 46}); }
+  static TableGeometry geometry() {
+    return {.top_level = kLevels - 1, .input_bits = 12 + 9 * kLevels, .root_pages_lg2 = 0};
+  }
+};
+struct AmdViHostSmallPages {
+  static amdvi::HostFormat format() { return amdvi::HostFormat({.output_bits = 46, .large_pages = false}); }
+  static TableGeometry geometry() { return {.top_level = 3, .input_bits = 48, .root_pages_lg2 = 0}; }
+};
+template <unsigned kLevels>
+struct AmdViGuest {
+  static amdvi::GuestFormat format() { return amdvi::GuestFormat({.host_address_bits = 46}); }
+  // The lower half of the canonical addresses.
+  static TableGeometry geometry() {
+    return {.top_level = kLevels - 1, .input_bits = 11 + 9 * kLevels, .root_pages_lg2 = 0};
+  }
+};
 
 template <class Case>
 class TableEditing : public testing::Test {
@@ -325,8 +345,10 @@ class TableEditing : public testing::Test {
     return TableEditor<Format>::create(Case::format(), Case::geometry(), bench.memory);
   }
 };
-using Cases = testing::Types<Plain4, Plain4Kib, PlainConcatenated, VtdSecondStage<3>, VtdSecondStage<4>,
-                             VtdSecondStage<5>, VtdSecondStageSmallPages, VtdFirstStage<4>, VtdFirstStage<5>>;
+using Cases =
+    testing::Types<Plain4, Plain4Kib, PlainConcatenated, VtdSecondStage<3>, VtdSecondStage<4>, VtdSecondStage<5>,
+                   VtdSecondStageSmallPages, VtdFirstStage<4>, VtdFirstStage<5>, AmdViHost<3>, AmdViHost<4>,
+                   AmdViHost<5>, AmdViHostSmallPages, AmdViGuest<4>, AmdViGuest<5>>;
 TYPED_TEST_SUITE(TableEditing, Cases);
 
 TYPED_TEST(TableEditing, AgreesWithAnIntervalOracle) {
