@@ -94,6 +94,9 @@ class CountingManager final : public tlm::tlm_mm_interface {
   int live_ = 0;
 };
 
+// Whether this process has run SC_THREADs, as foreign modules do: LeakSanitizer cannot look at their stacks.
+inline bool has_threads = false;
+
 class Device final : public sc_core::sc_module, private tlm::tlm_bw_transport_if<> {
  public:
   tlm::tlm_initiator_socket<> initiator;
@@ -102,6 +105,7 @@ class Device final : public sc_core::sc_module, private tlm::tlm_bw_transport_if
   unsigned response_deltas = 0;  // the one that ends responses
 
   explicit Device(const sc_core::sc_module_name& name) : sc_module(name), initiator("initiator") {
+    has_threads = true;
     initiator.bind(*this);
     sc_core::sc_spawn([this] { request(); }, "request");
     sc_core::sc_spawn([this] { end_responses(); }, "end_responses");
