@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <functional>
 #include <tuple>
 #include <utility>
 
@@ -158,6 +159,7 @@ TEST_P(XenReattach, PhantomFunctionsFollowTheirDevice) {
 struct Refusal {
   const FamilyDescriptor* family = nullptr;
   std::vector<std::pair<RequesterId, std::uint64_t>> moves;  // of a function to a stage-2 root
+  std::function<void()> meanwhile;                           // what devices do at the moment of a refusal
 };
 Refusal refusal;
 
@@ -167,6 +169,7 @@ class RefusingDriver final : public TableDriver {
   TableEdit attach(RequesterId requester, const ContextSetting& setting, TableMemory& memory) override {
     const std::pair move{requester, setting.stage2.address};
     if (std::find(refusal.moves.begin(), refusal.moves.end(), move) != refusal.moves.end()) {
+      if (refusal.meanwhile) refusal.meanwhile();
       TableEdit edit;
       edit.status = EditStatus::NoMemory;
       return edit;
@@ -201,7 +204,7 @@ class RefusingDriver final : public TableDriver {
 };
 
 FamilyDescriptor refusing(const FamilyDescriptor& family) {
-  refusal = {.family = &family, .moves = {}};
+  refusal = {.family = &family, .moves = {}, .meanwhile = {}};
   FamilyDescriptor descriptor = family;
   descriptor.make_driver = [](const DriverOptions& options) -> std::unique_ptr<TableDriver> {
     return std::make_unique<RefusingDriver>(refusal.family->make_driver(options));
@@ -220,6 +223,8 @@ TEST_P(XenReattach, WhenOnePhantomFunctionCannotMoveAllStay) {
   ASSERT_EQ(m.map(m.guest(), context, Dfn(7), Gfn(70), 1).status, Errno::Ok);
   IoContext& target = m.context(m.guest(), context);
   refusal.moves = {{kFarPhantom, target.stage2.address}};
+  // In between, a function that has moved already may use the context that it will be taken from again.
+  refusal.meanwhile = [&] { EXPECT_EQ(m.reach(kPhantom, Dfn(7)), m.frame(m.guest(), Gfn(70))); };
   EXPECT_EQ(m.reattach(m.guest(), kCard, context), Errno::NoMemory);
   for (const RequesterId f : {kCard, kPhantom, kFarPhantom}) EXPECT_EQ(m.reach(f, Dfn(7)), m.frame(m.guest(), Gfn(7)));
   EXPECT_EQ(m.guest().devices.at(kCard).context, m.guest().default_context.get());
@@ -405,6 +410,34 @@ TEST_P(XenAssign, AMovedDeviceIsInTheOtherDomainsContextZero) {
   EXPECT_TRUE(m.context(m.guest(), context).devices.empty());
   EXPECT_EQ(m.reattach(m.guest(), kNic, 0), Errno::NoDevice);
   EXPECT_EQ(m.free(m.guest(), context), Errno::Ok);
+}
+// A move waits for the lock of one context while the other one is emptied and freed. Kills: a context that is gone
+// before everybody who means to lock it has found it dying.
+TEST_P(XenAssign, AContextIsKeptWhileSomebodyMeansToLockIt) {
+  Machine m(family());
+  const std::uint16_t one = m.attached(m.guest());
+  const std::uint16_t two = m.alloc(m.guest());
+  Stepper stepper(m.host);
+  CpuPort& holder = stepper.add_cpu();
+  SpinLock& home = m.guest().default_context->lock;
+  const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
+  auto holding = hold(holder, home);
+  holding.start();
+  auto moving = m.xen.reattach(stepper.add_cpu(), m.guest(), kNic, *m.guest().default_context);
+  moving.start();
+  stepper.run();
+  ASSERT_FALSE(moving.done()) << "it waits for context 0";
+  ASSERT_EQ(m.reattach(m.guest(), kNic, two), Errno::Ok);
+  ASSERT_EQ(m.free(m.guest(), one), Errno::Ok);
+  ASSERT_EQ(m.free(m.guest(), m.alloc(m.guest())), Errno::Ok);  // sweeps what nobody needs
+  EXPECT_EQ(m.guest().retired_contexts.size(), 1U);
+  holder.release(home);
+  stepper.run();
+  ASSERT_TRUE(moving.done());
+  EXPECT_EQ(moving.result(), Errno::Invalid) << "the device has moved meanwhile";
+  EXPECT_EQ(m.guest().devices.at(kNic).context, &m.context(m.guest(), two));
+  ASSERT_EQ(m.free(m.guest(), m.alloc(m.guest())), Errno::Ok);
+  EXPECT_TRUE(m.guest().retired_contexts.empty());
 }
 // Moves of one device by several vCPUs, between contexts that come and go. Kills: two locks taken in different orders,
 // a context that is used after it was freed (sanitizers watch), a device that is nowhere or in two places.
