@@ -207,21 +207,26 @@ std::optional<TranslationResponse> Core::answer_from_context(const TranslationRe
   return std::nullopt;
 }
 
-// A cached copy must not reach into input that is answered otherwise.
-TranslationResponse Core::respond(const TranslationRequest& request, const Context& context, WalkLeaf leaf) const {
-  const std::uint64_t input = request.address.value();
-  const std::uint64_t base = reg(kRegExclusionBase);
-  const bool has_exclusion = is_excluded(get<kExclusionBase, "ExBase">(base) << kPageLg2, context);
+// The largest part of a page that may be cached: a cached copy must not reach into input that is answered otherwise.
+std::uint8_t Core::cacheable_lg2(std::uint64_t input, const Context& context, std::uint8_t page_lg2) const {
+  const std::uint64_t exclusion_first = get<kExclusionBase, "ExBase">(reg(kRegExclusionBase)) << kPageLg2;
   const std::uint64_t exclusion_last = get<kExclusionLimit, "ExLimit">(reg(kRegExclusionLimit)) << kPageLg2;
+  const bool has_exclusion = is_excluded(exclusion_first, context);
   const auto reaches = [&](std::uint8_t lg2) {
     const std::uint64_t first = input & ~bits_between(0, lg2);
     const std::uint64_t last = input | bits_between(0, lg2);
     return (first <= kInterruptLast && last >= kInterruptFirst) ||
-           (has_exclusion && first <= exclusion_last && last >= get<kExclusionBase, "ExBase">(base) << kPageLg2);
+           (has_exclusion && first <= exclusion_last && last >= exclusion_first);
   };
-  while (!request.pasid && leaf.page_lg2 > kPageLg2 && reaches(leaf.page_lg2)) --leaf.page_lg2;
-  return Translation{Hpa(leaf.address), leaf.page_lg2, leaf.allowed & allowed_by_entry(context), leaf.attributes,
-                     false};
+  while (page_lg2 > kPageLg2 && reaches(page_lg2)) --page_lg2;
+  return page_lg2;
+}
+
+TranslationResponse Core::respond(const TranslationRequest& request, const Context& context,
+                                  const WalkLeaf& leaf) const {
+  std::uint8_t lg2 = leaf.page_lg2;
+  if (lg2 > kPageLg2 && !request.pasid) lg2 = cacheable_lg2(request.address.value(), context, lg2);
+  return Translation{Hpa(leaf.address), lg2, leaf.allowed & allowed_by_entry(context), leaf.attributes, false};
 }
 
 // Without PASID there is no privilege: such requests are the user's.

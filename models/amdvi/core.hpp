@@ -69,8 +69,9 @@ class Core final : public IommuCore {
   [[nodiscard]] std::optional<TranslationResponse> answer_from_context(const TranslationRequest& request,
                                                                        const Context& context) const;
   [[nodiscard]] bool is_excluded(std::uint64_t address, const Context& context) const;
+  [[nodiscard]] std::uint8_t cacheable_lg2(std::uint64_t input, const Context& context, std::uint8_t page_lg2) const;
   [[nodiscard]] TranslationResponse respond(const TranslationRequest& request, const Context& context,
-                                            WalkLeaf leaf) const;
+                                            const WalkLeaf& leaf) const;
   [[nodiscard]] GuestFormat guest_format(const TranslationRequest& request) const;
   Task<TranslationResponse> walk_host(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);
   Task<TranslationResponse> walk_guest(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);

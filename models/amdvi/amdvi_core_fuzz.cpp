@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+// A unit in the hands of hostile software: bytes choose capabilities, edit tables, write registers and commands, ask
+// for translations, and change memory and registers between two reads of one walk. Whatever they do, every request ends
+// within a bound, gets a fault of the specification or no more than the tables give, and the registers stay consistent.
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "models/amdvi/core_test_support.hpp"
+#include "sim/base/check.hpp"
+
+namespace iommu::amdvi::test {
+namespace {
+
+// Reads and marks of one walk; of a nested one, with two host walks for each guest entry and one for the output.
+constexpr std::uint64_t kHostBound = 2 * 6, kGuestLevels = 5, kContextBound = 1 + 3;
+constexpr std::uint64_t kQuietBound = kContextBound + kGuestLevels * (2 * kHostBound + 2) + kHostBound;
+// Under an adversary each mark may be tried again.
+constexpr std::uint64_t kHostileBound = kQuietBound * kMaxMarkAttempts * kMaxMarkAttempts;
+
+class Input {
+ public:
+  explicit Input(std::span<const std::uint8_t> data) : data_(data) {}
+  [[nodiscard]] bool empty() const { return data_.empty(); }
+  std::uint64_t take(unsigned count) {
+    std::uint64_t value = 0;
+    for (unsigned i = 0; i < count && !data_.empty(); ++i) {
+      value |= std::uint64_t{data_[0]} << 8 * i;
+      data_ = data_.subspan(1);
+    }
+    return value;
+  }
+
+ private:
+  std::span<const std::uint8_t> data_;
+};
+
+Identity chosen_identity(Input& in) {
+  Identity id = Bench::full();
+  id.extended_features ^= in.take(8);
+  id.capability_header ^= static_cast<std::uint32_t>(in.take(4));
+  constexpr std::array<unsigned, 4> kWidths{36, 39, 48, 52};
+  id.misc_info0 =
+      static_cast<std::uint32_t>(with<kMiscInfo0, "PAsize">(id.misc_info0, kWidths[in.take(1) % kWidths.size()]));
+  return id;
+}
+
+class Session {
+ public:
+  explicit Session(Input in)
+      : in_(in),
+        bench_(kAllSettings[in_.take(1) % kAllSettings.size()],
+               {.mode = 3 + static_cast<unsigned>(in_.take(1) % 4),
+                .guest_levels = 4 + static_cast<unsigned>(in_.take(1) % 2),
+                .glx = static_cast<unsigned>(in_.take(1) % 3),
+                .host_leaf = static_cast<Level>(in_.take(1) % 3),
+                .guest_leaf = static_cast<Level>(in_.take(1) % 3)},
+               chosen_identity(in_), in_.take(1) % 2 == 0 ? Bench::kInput & bits_between(0, 39) : 0x7f'ffff'f000) {
+    collect_entries();
+    bench_.port.before = [this](const MemoryAccess&) { interfere(); };
+  }
+  void run() {
+    while (!in_.empty()) step();
+  }
+
+ private:
+  void step() {
+    constexpr unsigned kKinds = 6;
+    switch (in_.take(1) % kKinds) {
+      case 0:
+        edit();
+        break;
+      case 1:
+        write_register();
+        break;
+      case 2:
+        write_command();
+        break;
+      case 3:
+        adversary_steps_ = static_cast<unsigned>(in_.take(1) % 32);
+        break;
+      case 4:
+        run_commands();
+        break;
+      default:
+        translate();
+        break;
+    }
+    check_registers();
+  }
+
+  void collect_entries() {
+    const auto add = [this](std::uint64_t entry) {
+      if (entry != 0) entries_.push_back(entry);
+    };
+    for (std::uint64_t word = 0; word < 4; ++word) add(bench_.entry + 8 * word);
+    for (const std::uint64_t e : bench_.gcr3_entries) add(e);
+    for (const std::uint64_t e : bench_.guest_entries) add(e);
+    for (const std::uint64_t e : bench_.host_entries) add(e);
+    for (const auto& [page, path] : bench_.guest_table_entries)
+      for (const std::uint64_t e : path) add(e);
+  }
+
+  void edit() {
+    const std::uint64_t entry = entries_[in_.take(1) % entries_.size()];
+    switch (in_.take(1) % 3) {
+      case 0:
+        bench_.write(entry, bench_.word(entry) ^ 1ULL << in_.take(1) % 64);
+        break;
+      case 1:  // a pointer to some other table, or to itself
+        bench_.write(entry, (entries_[in_.take(1) % entries_.size()] & ~0xfffULL) | in_.take(2) | in_.take(1) << 56);
+        break;
+      default:
+        bench_.write(entry, in_.take(8));
+        break;
+    }
+  }
+
+  void write_register() {
+    const std::uint64_t at = in_.take(2);
+    (void)bench_.core.mmio_write((at & 0x3f) * 8 + ((at & 0x40) != 0 ? offset::kCommandHead : 0) + (at & 0x80) / 32,
+                                 in_.take(1) % 2 == 0 || (at & 0x80) != 0 ? 4 : 8, in_.take(8));
+    while (bench_.core.take_interrupt()) {
+    }
+  }
+
+  void write_command() {
+    const std::uint64_t at = Bench::kCommands + in_.take(1) * kRingEntryBytes;
+    const std::uint64_t opcode = in_.take(1) % 10;
+    bench_.write(at, in_.take(7) | opcode << 60);
+    bench_.write(at + 8, in_.take(8));
+  }
+
+  void interfere() {
+    if (adversary_steps_ == 0 || in_.empty()) return;
+    --adversary_steps_;
+    if (in_.take(1) % 4 == 0)
+      write_register();
+    else
+      edit();
+  }
+
+  void run_commands() {
+    for (unsigned commands = 0; bench_.core.has_command(); ++commands) {
+      SIM_CHECK(commands <= 1U << 15, "a ring that nobody fills runs empty");
+      const bool quiet = adversary_steps_ == 0;
+      const auto command = bench_.core.fetch_command(bench_.port).run();
+      if (!command) {
+        SIM_CHECK(!quiet || !bench_.core.has_command(), "a bad command stops the ring");
+        break;
+      }
+      SIM_CHECK(command->row != nullptr, "what is fetched is known");
+      const CommandEffect effect = bench_.core.apply(*command);
+      SIM_CHECK(!effect.error, "what is fetched is legal");
+      if (effect.fence && effect.fence->interrupt) (void)bench_.core.fence_interrupt();
+    }
+    write_events();
+  }
+
+  void write_events() {
+    const std::uint64_t before = bench_.port.accesses;
+    bench_.core.write_events(bench_.port).run();
+    SIM_CHECK(!bench_.core.has_events(), "all events are written or lost");
+    SIM_CHECK(bench_.port.accesses - before <= 256, "as many writes as events can wait");
+  }
+
+  void translate() {
+    TranslationRequest request = bench_.request;
+    const std::uint64_t flags = in_.take(1);
+    request.access = (flags & 1) != 0 ? Access::Write : Access::Read;
+    request.type = static_cast<AddressType>((flags >> 1 & 3) % 3);
+    if ((flags & 8) != 0) request.pasid = Pasid(static_cast<std::uint32_t>(in_.take(3) & 0xfffff));
+    if ((flags & 16) != 0) request.requester = RequesterId(static_cast<std::uint16_t>(in_.take(2)));
+    if ((flags & 32) != 0) request.address = Iova(in_.take(8));
+    request.privileged = (flags & 64) != 0;
+    const bool quiet = adversary_steps_ == 0;
+    bench_.port.accesses = 0;
+    const TranslationResponse response = bench_.core.translate(request, bench_.port).run();
+    SIM_CHECK(bench_.port.accesses <= (quiet ? kQuietBound : kHostileBound), "a translation is bounded");
+    if (const auto* fault = std::get_if<Fault>(&response)) {
+      const auto* const end = kFaultRows.data() + kFaultRows.size();
+      SIM_CHECK(fault->row >= kFaultRows.data() && fault->row < end, "a fault is one of the specification's");
+      SIM_CHECK((fault->row->kind == FaultClass::MemoryAccess) == fault->table_entry.has_value(),
+                "what failed in memory is named");
+      (void)bench_.core.record(*fault);
+      if ((flags & 128) != 0) write_events();
+      return;
+    }
+    const auto& translation = std::get<Translation>(response);
+    if (translation.is_bypass) {
+      SIM_CHECK(translation.address.value() == request.address.value(), "a bypass changes nothing");
+      return;
+    }
+    SIM_CHECK(request.type != AddressType::Translated, "translated requests meet no table");
+    SIM_CHECK(request.type != AddressType::Untranslated || translation.allowed.allow(request.access),
+              "what is translated is allowed");
+    SIM_CHECK(translation.page_lg2 >= kPageLg2 && translation.page_lg2 < 57, "pages are of 4 KiB to 2^56 bytes");
+    if (quiet && !translation.allowed.none()) compare(request, translation);
+  }
+
+  // The tables, read once more by other code: the same output, and at least the rights that were given.
+  void compare(const TranslationRequest& request, const Translation& got) {
+    const ContextResult found = bench_.core.find_context(request, bench_.port).run();
+    const Context& context = std::get<Context>(found);
+    const std::uint64_t entry = bench_.reg(offset::kDeviceTableBase) / 4096 * 4096 + request.requester.value() * 32UL;
+    Permissions allowed{.read = (bench_.word(entry) >> 61 & 1) != 0, .write = (bench_.word(entry) >> 62 & 1) != 0};
+    std::uint64_t address = request.address.value();
+    const bool guest = context.kind == ContextKind::Stage1 || context.kind == ContextKind::Nested;
+    if (guest) read_guest(context, address, allowed);
+    if (context.kind == ContextKind::Stage2 || context.kind == ContextKind::Nested)
+      read_host(context.stage2, address, allowed);
+    SIM_CHECK(address == got.address.value(), "the output is what the tables say");
+    SIM_CHECK((got.allowed & allowed) == got.allowed, "no right that the tables do not give");
+    SIM_CHECK(request.pasid || request.address.value() < kInterruptFirst || request.address.value() > kInterruptLast,
+              "interrupts are not translated");
+  }
+  static std::uint64_t slot(std::uint64_t table, unsigned level, std::uint64_t input) {
+    return table + (input >> (12 + 9 * level) & 511) * 8;
+  }
+  void read_host(TableRoot root, std::uint64_t& address, Permissions& allowed) {
+    constexpr std::uint64_t kAddress = bits_between(12, 52);
+    std::uint64_t table = root.address;
+    for (unsigned level = root.top_level + 1U;;) {  // counted from 1
+      const std::uint64_t entry = bench_.word(slot(table, level - 1, address));
+      SIM_CHECK((entry & 1) != 0, "an absent entry translates nothing");
+      allowed = allowed & Permissions{.read = (entry >> 61 & 1) != 0, .write = (entry >> 62 & 1) != 0};
+      const std::uint64_t next = entry >> 9 & 7;
+      if (next != 0 && next != 7) {
+        SIM_CHECK(next < level, "tables lead down");
+        level = static_cast<unsigned>(next);
+        table = entry & kAddress;
+        continue;
+      }
+      unsigned lg2 = 12 + 9 * (level - 1);
+      if (next == 7)
+        for (lg2 = 13; (entry >> (lg2 - 1) & 1) != 0; ++lg2) {
+        }
+      const std::uint64_t in_page = bits_between(0, lg2);
+      address = (entry & kAddress & ~in_page) | (address & in_page);
+      return;
+    }
+  }
+  void read_guest(const Context& context, std::uint64_t& address, Permissions& allowed) {
+    std::uint64_t table = context.stage1.address;
+    for (unsigned level = context.stage1.top_level;; --level) {
+      std::uint64_t at = slot(table, level, address);
+      Permissions unused = kReadWrite;
+      if (context.kind == ContextKind::Nested) read_host(context.stage2, at, unused);
+      const std::uint64_t entry = bench_.word(at);
+      SIM_CHECK((entry & 1) != 0, "an absent entry translates nothing");
+      allowed = allowed & Permissions{.read = true, .write = (entry & 2) != 0};
+      table = entry & bits_between(12, 52);
+      if (level > 0 && (entry & 0x80) == 0) continue;
+      const std::uint64_t in_page = bits_between(0, 12 + 9 * level);
+      address = (table & ~in_page) | (address & in_page);
+      return;
+    }
+  }
+
+  void check_registers() {
+    const std::uint64_t control = bench_.reg(offset::kControl), status = bench_.reg(offset::kStatus);
+    const bool on = get<kControl, "IommuEn">(control) != 0;
+    const auto runs = [&](std::uint64_t enable) { return on && enable != 0; };
+    SIM_CHECK(bench_.core.is_translating() == on, "IommuEn says what the unit does");
+    SIM_CHECK((get<kStatus, "CmdBufRun">(status)) == 0 || runs(get<kControl, "CmdBufEn">(control)),
+              "commands run only while enabled");
+    SIM_CHECK((get<kStatus, "EventLogRun">(status)) == 0 || runs(get<kControl, "EventLogEn">(control)),
+              "events are logged only while enabled");
+    SIM_CHECK((get<kStatus, "CmdBufRun">(status)) != 0 || !bench_.core.has_command(), "a ring that stopped is still");
+    const std::uint64_t error = bench_.reg(offset::kHardwareEventStatus);
+    SIM_CHECK((get<kHardwareEventStatus, "HEO">(error)) == 0 || bench_.core.capabilities().hardware_error_registers,
+              "absent registers stay zero");
+  }
+
+  Input in_;
+  Bench bench_;
+  std::vector<std::uint64_t> entries_;
+  unsigned adversary_steps_ = 0;
+};
+
+}  // namespace
+}  // namespace iommu::amdvi::test
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace iommu::amdvi::test;
+  Session(Input(std::span(data, size))).run();
+  return 0;
+}
