@@ -28,7 +28,7 @@ xen::DomainSetting domain_setting(const scenario::DomainSetting& d) {
 
 void require_supported(const FamilyDescriptor& family, const UnitFeatures& features, const std::string& whose) {
   const std::string why = family.unsupported == nullptr ? std::string() : family.unsupported(features);
-  if (!why.empty()) throw std::runtime_error("family " + std::string(family.name) + ": " + whose + why);
+  if (!why.empty()) throw std::runtime_error(whose + why);
 }
 
 void add(MemoryCounts& to, const MemoryCounts& from) {
@@ -55,7 +55,7 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
       boot_cpu_(vcpus_.add()) {
   require_supported(family, host_driver_.features, "");
   if (const auto guest_driver = strategy_of(strategy.kind).guest_driver; guest_driver != nullptr)
-    require_supported(family, guest_driver(unit_features(scenario.platform.iommu)).features, "the guest's unit: ");
+    require_supported(family, guest_driver(unit_features(scenario.platform.iommu), family).features, "the guest's unit: ");
   for (const AddressRange& fixed : family.fixed_inputs)
     static_cast<void>(
         frames_.reserve(Mfn(Hpa(fixed.first)), (fixed.last - fixed.first + 1) >> kPageLg2));  // devices never reach it

@@ -10,7 +10,7 @@ namespace iommu::strategy {
 namespace {
 
 // Software reads the guest's tables, so they need no cache-line flushes.
-DriverOptions guest_driver(const UnitFeatures& host) {
+DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor&) {
   DriverOptions options{.features = host, .stage1 = false, .range_flush = RangeFlush::SmallestBlock};
   options.features.nested = false;
   options.features.caching_mode = true;
@@ -49,7 +49,7 @@ const StrategyDescriptor kEmulatedViommu{
     .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
     .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
-      return std::make_unique<EmulatedViommu>(environment, guest_driver(environment.host), environment.family);
+      return std::make_unique<EmulatedViommu>(environment, guest_driver(environment.host, environment.family), environment.family);
     }};
 
 }  // namespace iommu::strategy

@@ -8,11 +8,14 @@ namespace iommu::strategy {
 
 namespace {
 
-// Caching mode makes the guest announce new device-table entries: that is how Xen learns of its stage-1 root.
-DriverOptions guest_driver(const UnitFeatures& host) {
+// Xen learns of a guest's stage-1 root when its device-table entry is invalidated. Where entries that are not present may
+// be left out of invalidation, caching mode makes the guest announce them; families without it announce every change.
+DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor& family) {
   DriverOptions options{.features = host, .stage1 = true, .range_flush = RangeFlush::SmallestBlock};
   options.features.nested = false;
   options.features.caching_mode = true;
+  if (family.unsupported != nullptr && !family.unsupported(options.features).empty())
+    options.features.caching_mode = false;
   return options;
 }
 
@@ -36,7 +39,7 @@ const StrategyDescriptor kNested{
         },
     .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
-      return std::make_unique<Nested>(environment, guest_driver(environment.host));
+      return std::make_unique<Nested>(environment, guest_driver(environment.host, environment.family));
     }};
 
 }  // namespace iommu::strategy

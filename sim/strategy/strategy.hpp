@@ -96,7 +96,7 @@ struct StrategyDescriptor {
   // How Xen must program the physical unit for it.
   DriverOptions (*host_driver)(const UnitFeatures& host) = nullptr;
   // How the guest programs its virtual unit; null: it has none.
-  DriverOptions (*guest_driver)(const UnitFeatures& host) = nullptr;
+  DriverOptions (*guest_driver)(const UnitFeatures& host, const FamilyDescriptor& family) = nullptr;
   std::unique_ptr<DmaStrategy> (*make)(const StrategyEnvironment& environment) = nullptr;
 };
 
