@@ -24,7 +24,7 @@ constexpr std::array kOfBoth{
     Departure::ContextPointerCut,     Departure::TableBaseCut,          Departure::DevicesReadable,
     Departure::BypassUnchecked,       Departure::TopByteFromLowerRange, Departure::AnyLevelBlock,
     Departure::UserAccessIgnored,     Departure::TablePermissionEarly,  Departure::TableSizeUnchecked,
-    Departure::StallDisableChecked,
+    Departure::StallDisableChecked,   Departure::DeviceTablesTaken,
 };
 constexpr std::array kOf7{Departure::SecondLevelUnaligned, Departure::SpanUnchecked,     Departure::UpperRangeByZeros,
                           Departure::AccessFlagIgnored,    Departure::LeafSizeUnchecked, Departure::NoClass};
@@ -52,7 +52,7 @@ struct Stage2 {
   bool enabled = false;
   unsigned granule = 12, input_bits = 48, output_bits = 48, level = 3;  // level counts from the leaf
   std::uint64_t table = 0;
-  bool access_flag_ignored = false, record = false;
+  bool access_flag_ignored = false, record = false, protect = false;
 };
 struct Range {
   bool enabled = false;
@@ -231,6 +231,7 @@ class Walker {
     if (stage2.input_bits < span + 1 && !has(Departure::Stage2StartUnchecked)) return false;
     stage2.access_flag_ignored = get<kSte, "S2AFFD">(ste) != 0;
     stage2.record = get<kSte, "S2R">(ste) != 0;
+    stage2.protect = get<kSte, "S2PTW">(ste) != 0 && !has(Departure::DeviceTablesTaken);
     return true;
   }
 
@@ -414,7 +415,9 @@ class Walker {
       if (get<kStage2Leaf, "AF">(*word) == 0 && !s.access_flag_ignored) return refuse(kFault<"F_ACCESS">->code);
       const bool allowed = access == Access::Write ? get<kStage2Leaf, "S2APWrite">(*word) != 0
                                                    : get<kStage2Leaf, "S2APRead">(*word) != 0;
-      if (!allowed) return refuse(kFault<"F_PERMISSION">->code);
+      const bool is_table_access = detail != (kStage2Detail | 2);
+      const bool is_device = get<kStage2Leaf, "MemAttrHigh">(*word) == kDeviceMemory;
+      if (!allowed || (s.protect && is_table_access && is_device)) return refuse(kFault<"F_PERMISSION">->code);
       if (too_large) return refuse(kFault<"F_ADDR_SIZE">->code);
       return output | (address & low(span));
     }

@@ -21,6 +21,7 @@ enum class Departure : std::uint8_t {
   ContextPointerCut,
   Stage2TableCut,
   Stage2UpdatesIgnored,
+  DeviceTablesTaken,
   Stage2InputByOutput,
   Stage2StartUnchecked,
   TableBaseCut,

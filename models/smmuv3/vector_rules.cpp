@@ -113,6 +113,7 @@ constexpr std::array kRules{
     VectorRule{"context-pointer-cut", "§3.4.3, §5.2 S1ContextPtr", "drops S1ContextPtr[55:48] and does not check its range", depart<Departure::ContextPointerCut>},
     VectorRule{"stage2-table-cut", "§5.2 S2TTB", "drops S2TTB[51:48]", depart<Departure::Stage2TableCut>},
     VectorRule{"stage2-updates-ignored", "§5.2 S2HA, S2HD", "takes S2HA and S2HD although HTTU = 0", depart<Departure::Stage2UpdatesIgnored>},
+    VectorRule{"device-tables-taken", "§5.2 S2PTW", "reads stage-1 tables and CDs from what stage 2 maps as device memory", depart<Departure::DeviceTablesTaken>},
     VectorRule{"stage2-input-by-output", "§5.2 S2T0SZ", "limits S2T0SZ by S2PS instead of the IAS", depart<Departure::Stage2InputByOutput>},
     VectorRule{"stage2-start-unchecked", "§5.2 S2SL0", "takes a starting level that resolves no bit", depart<Departure::Stage2StartUnchecked>},
     VectorRule{"table-base-cut", "§5.4 TTB0", "drops TTBx[51]", depart<Departure::TableBaseCut>},

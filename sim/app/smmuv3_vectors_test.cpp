@@ -52,8 +52,9 @@ std::vector<Departure> all_departures() {
 }
 
 // What no shipped record reaches: shown on records made by hand, below.
-constexpr std::array kUnreached{Departure::ContextPointerCut, Departure::Stage2TableCut, Departure::Stage2InputByOutput,
-                                Departure::Stage2StartUnchecked, Departure::TableBaseCut};
+constexpr std::array kUnreached{Departure::ContextPointerCut,   Departure::Stage2TableCut,
+                                Departure::Stage2InputByOutput, Departure::Stage2StartUnchecked,
+                                Departure::TableBaseCut,        Departure::DeviceTablesTaken};
 
 TEST(Smmuv3Vectors, TheIndependentWalkerIsTheCoreWithoutDeparturesAndTheRecorderWithThem) {
   std::size_t accesses = 0;
@@ -95,6 +96,7 @@ TEST(Smmuv3Vectors, EveryRuleIsNeeded) {
 // By hand -------------------------------------------------------------------------------------------------------------
 
 constexpr std::uint64_t kStreams = 0x4000'0000, kDescriptor = 0x4001'0000, kTable = 0x4002'0000, kEvents = 0x4003'0000;
+constexpr std::uint64_t kStage2Table = 0x4004'0000;
 constexpr std::uint64_t kLeafOutput = 0x8000'0000, kInput = 0x345;
 constexpr std::uint64_t kCode40 = 2, kCode44 = 4;  // address sizes
 constexpr std::uint64_t kTxsz39 = 64 - 39;         // three levels of 4 KiB tables
@@ -102,7 +104,7 @@ constexpr std::uint64_t kTxsz39 = 64 - 39;         // three levels of 4 KiB tabl
 // A stream with one stage in 4 KiB tables: a block at the first level.
 struct Made {
   std::array<std::uint64_t, 8> ste{}, cd{};
-  std::uint64_t leaf = 0;
+  std::uint64_t leaf = 0, stage2_leaf = 0;  // of the second GiB
 
   template <FieldName kName>
   Made& stream(std::uint64_t value) {
@@ -126,6 +128,7 @@ struct Made {
       r.words.emplace_back(kDescriptor + 8 * i, cd[i]);
     }
     r.words.emplace_back(kTable, leaf);
+    r.words.emplace_back(kStage2Table + 8, stage2_leaf);
     using Kind = VectorRegisterAccess::Kind;
     constexpr std::uint64_t kLg2 = 4;
     r.setup = {{Kind::Write, offset::kStrtabBase, 8, kStreams},
@@ -151,6 +154,17 @@ Made stage2() {
   m.stream<"V">(1).stream<"Config">(6).stream<"S2AA64">(1).stream<"S2R">(1).stream<"S2PS">(kCode44);
   m.stream<"S2T0SZ">(kTxsz39).stream<"S2SL0">(1).stream<"S2TTB">(kTable >> kTtbLg2);
   m.leaf = kLeafOutput | mask_of<kStage2Leaf, "Valid"> | mask_of<kStage2Leaf, "AF"> | mask_of<kStage2Leaf, "S2APRead">;
+  return m;
+}
+
+// Tables and page one to one, in memory that stage 2 takes for a device's.
+Made nested() {
+  Made m = stage1();
+  m.stream<"Config">(7).stream<"S2AA64">(1).stream<"S2R">(1).stream<"S2PS">(kCode44);
+  m.stream<"S2T0SZ">(kTxsz39).stream<"S2SL0">(1).stream<"S2TTB">(kStage2Table >> kTtbLg2);
+  m.leaf = (m.leaf ^ kLeafOutput) | kStreams;
+  m.stage2_leaf =
+      kStreams | mask_of<kStage2Leaf, "Valid"> | mask_of<kStage2Leaf, "AF"> | mask_of<kStage2Leaf, "S2APRead">;
   return m;
 }
 
@@ -182,6 +196,9 @@ TEST(Smmuv3Vectors, RulesThatNoShippedRecordReachesAreNeededByRecordsMadeByHand)
   expect_only(stage1().context<"TTB0">((kTable | kTop) >> kTtbLg2), kQemu7, Departure::TableBaseCut);
   expect_only(stage2().stream<"S2TTB">((kTable | kBeyond) >> kTtbLg2), kQemu11, Departure::Stage2TableCut);
   expect_only(stage2().stream<"S2PS">(kCode40).stream<"S2T0SZ">(64 - 42), kQemu11, Departure::Stage2InputByOutput);
+  EXPECT_EQ(judged(nested(), kQemu11).ours.output, kStreams | kInput);
+  EXPECT_EQ(judged(nested(), kQemu11).verdict, VectorVerdict::Agree);
+  expect_only(nested().stream<"S2PTW">(1), kQemu11, Departure::DeviceTablesTaken);
   // A table that is its own next table, down to the page.
   Made loop = stage2().stream<"S2SL0">(2);
   loop.leaf = (loop.leaf ^ kLeafOutput) | kTable | mask_of<kTableDescriptor, "Table">;
