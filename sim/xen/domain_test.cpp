@@ -12,8 +12,7 @@
 namespace iommu::xen {
 namespace {
 
-// The map on its own
-// ---------------------------------------------------------------------------------------------------
+// The map on its own ------------------------------------------------------------------------------------------------
 
 TEST(XenP2m, LookupKnowsHowFarItIsContiguous) {
   P2m p2m;
@@ -90,8 +89,7 @@ TEST(XenP2m, AgreesWithAMapOfSingleFrames) {
   }
 }
 
-// Domains
-// --------------------------------------------------------------------------------------------------------------
+// Domains -----------------------------------------------------------------------------------------------------------
 
 class XenDomain : public XenFamilies {};
 XEN_ON_ALL_FAMILIES(XenDomain);
@@ -212,8 +210,7 @@ TEST_P(XenDomain, TableMemoryIsCountedToThePage) {
   EXPECT_EQ(m.xen.table_bytes() - before, m.arena_used(m.guest()) << kPageLg2);
 }
 
-// A unit of the machine, as Xen drives it
-// ---------------------------------------------------------------------------------
+// A unit of the machine, as Xen drives it ---------------------------------------------------------------------------
 
 class XenPhysicalUnit : public XenFamilies {};
 XEN_ON_ALL_FAMILIES(XenPhysicalUnit);

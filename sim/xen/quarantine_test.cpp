@@ -79,8 +79,7 @@ TEST_P(XenQuarantine, WithoutMemoryForAScratchPageTheDeviceIsBlocked) {
   EXPECT_EQ(m.xen.scratch_page(kNic), std::nullopt);
 }
 
-// Faults
-// ---------------------------------------------------------------------------------------------------------------
+// Faults ------------------------------------------------------------------------------------------------------------
 
 // Behaviour 91. Kills: the ninth, the eleventh, and a count that starts again for each burst.
 TEST(XenFaults, TheTenthFaultInARowCutsBusMastering) {

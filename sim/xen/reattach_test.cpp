@@ -136,8 +136,7 @@ TEST_P(XenReattach, BridgesMoveButNothingIsProgrammed) {
   EXPECT_TRUE(m.unit().applied.empty());
 }
 
-// Phantom functions
-// ----------------------------------------------------------------------------------------------------
+// Phantom functions -------------------------------------------------------------------------------------------------
 
 // Behaviour 39, first half.
 TEST_P(XenReattach, PhantomFunctionsFollowTheirDevice) {
@@ -258,8 +257,25 @@ TEST_P(XenReattach, WhenForwardAndBackFailTheFunctionIsBlockedAndTheDomainCrashe
   }
 }
 
-// Reserved regions
-// -----------------------------------------------------------------------------------------------------
+// Freeing a context moves all its devices or none (Z5). Kills: devices that are left in a context that is gone, and a
+// context that stays dying although it goes on.
+TEST_P(XenReattach, WhenADeviceCannotLeaveAContextIsNotFreed) {
+  const FamilyDescriptor stubborn = refusing(family());
+  Machine m(stubborn);
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.reattach(m.guest(), kDisk, context), Errno::Ok);
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(7), Gfn(70), 1).status, Errno::Ok);
+  refusal.moves = {{kDisk, m.guest().default_context->stage2.address}};
+  EXPECT_EQ(m.free(m.guest(), context, abi::kFreeReattachDefault), Errno::NoMemory);
+  for (const RequesterId device : {kNic, kDisk}) EXPECT_EQ(m.reach(device, Dfn(7)), m.frame(m.guest(), Gfn(70)));
+  EXPECT_EQ(m.map(m.guest(), context, Dfn(8), Gfn(71), 1).status, Errno::Ok);
+  EXPECT_FALSE(m.guest().crashed);
+  refusal.moves.clear();
+  EXPECT_EQ(m.free(m.guest(), context, abi::kFreeReattachDefault), Errno::Ok);
+  for (const RequesterId device : {kNic, kDisk}) EXPECT_EQ(m.reach(device, Dfn(7)), m.frame(m.guest(), Gfn(7)));
+}
+
+// Reserved regions --------------------------------------------------------------------------------------------------
 
 class XenReserved : public XenFamilies {
  protected:
@@ -357,8 +373,7 @@ TEST_P(XenReserved, MapAndUnmapStopAtTheFirstReservedPage) {
   EXPECT_EQ(m.xen.references().total(), 0U);
 }
 
-// Assignment
-// -----------------------------------------------------------------------------------------------------------
+// Assignment --------------------------------------------------------------------------------------------------------
 
 class XenAssign : public XenFamilies {};
 XEN_ON_ALL_FAMILIES(XenAssign);

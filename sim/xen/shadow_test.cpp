@@ -290,8 +290,7 @@ TEST_P(XenShadow, AgreesWithAnOracleOverRandomHistories) {
   }
 }
 
-// Hostile tables
-// -------------------------------------------------------------------------------------------------------
+// Hostile tables ----------------------------------------------------------------------------------------------------
 
 // A table that contains itself makes 2^36 pages out of one. Kills: a sync that never ends, or takes all memory.
 TEST_P(XenShadow, TablesThatContainThemselvesAreRefusedAndTheDeviceIsBlocked) {

@@ -179,8 +179,7 @@ TEST_P(XenUnmap, AnAddressThatIsMappedAgainShowsTheNewFrame) {
   }
 }
 
-// Deferred flushing (beyond the RFC)
-// -------------------------------------------------------------------------------------
+// Deferred flushing (beyond the RFC) --------------------------------------------------------------------------------
 
 class XenDeferred : public XenFamilies {};
 XEN_ON_ALL_FAMILIES(XenDeferred);

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "models/vtd/family.hpp"
+#include "models/vtd/spec.hpp"
 #include "sim/xen/virtual_machine_test_support.hpp"
 
 namespace iommu::xen {
@@ -158,6 +160,20 @@ TEST_P(XenVirtualUnit, InterruptsOfCommandErrorsAreDelivered) {
   }
   EXPECT_EQ(b.unit.core().take_interrupt(), std::nullopt);
 }
+// The same where the guest asked for them, on a family whose register for that this test knows.
+TEST(XenVirtualUnitInterrupts, AnUnmaskedCommandErrorIsOneInterrupt) {
+  Bench b(vtd::family());
+  b.kernel.bring_up();
+  b.kernel.write(vtd::offset::kFectl, 4, 0);
+  CommandWords nonsense;
+  nonsense.words.fill(~0ULL);
+  b.unit.reset_counters();
+  const std::uint64_t injected = b.machine.cpu.charged()[CostId::InterruptInject];
+  b.ring({nonsense});
+  EXPECT_EQ(b.unit.interrupts(), 1U);
+  EXPECT_EQ(b.machine.cpu.charged()[CostId::InterruptInject] - injected, 1U);
+}
+
 // The ring itself may lie outside memory.
 TEST_P(XenVirtualUnit, ARingOutsideMemoryYieldsNoCommand) {
   Bench b(family());

@@ -365,8 +365,7 @@ class Machine {
     return unit();
   }
 
-  // Xen's side
-  // ------------------------------------------------------------------------------------------------------------
+  // Xen's side ------------------------------------------------------------------------------------------------------
   static Mfn frame(const Domain& domain, Gfn gfn) {
     const auto entry = domain.p2m.lookup(gfn);
     EXPECT_TRUE(entry);
