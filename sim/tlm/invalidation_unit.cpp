@@ -102,11 +102,14 @@ Task<void> InvalidationUnit::serve() {
     if (!core_.has_command()) break;
     const std::optional<Command> command = co_await core_.fetch_command(port_);
     if (!command) {  // the core has recorded why, and waits for software
+      target_.core_acted();
       if (by_register_.is_empty()) break;
       continue;
     }
     co_await Delay{calendar_, timing_.decode};
-    co_await execute(core_.apply(*command));
+    const CommandEffect effect = core_.apply(*command);
+    target_.core_acted();
+    co_await execute(effect);
   }
   is_running_ = false;
 }

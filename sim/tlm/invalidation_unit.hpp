@@ -32,6 +32,8 @@ class InvalidationTarget {
   // No request is being drained. When this becomes true, InvalidationUnit::on_drained() is called.
   [[nodiscard]] virtual bool is_drained() const = 0;
   virtual void raise(const InterruptMessage& message) = 0;
+  // The core fetched or applied a command: it may have interrupts to raise and event records to write.
+  virtual void core_acted() = 0;
 };
 
 // Fetches descriptors, several at once if `fetch_bytes` says so. Descriptors fetched ahead are used only until the next

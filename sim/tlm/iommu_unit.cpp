@@ -113,6 +113,11 @@ void IommuUnit::look_up(std::uint64_t argument) {
 }
 
 void IommuUnit::resolve(UnitRequest& request) {
+  if (const auto fixed = core_.answer_without_tables(request.translation)) {
+    request.path = UnitPath::Bypass;
+    ++statistics_.bypassed;
+    return answer(request, *fixed);
+  }
   if (!core_.is_translating()) {
     request.path = UnitPath::Bypass;
     ++statistics_.bypassed;
@@ -304,6 +309,24 @@ void IommuUnit::answer(UnitRequest& request, const TranslationResponse& response
 void IommuUnit::record(const Fault& fault) {
   ++statistics_.faults[fault.row];
   if (const auto interrupt = core_.record(fault)) post_interrupt(*interrupt);
+  core_acted();
+}
+
+void IommuUnit::core_acted() {
+  while (const auto interrupt = core_.take_interrupt()) post_interrupt(*interrupt);
+  if (is_writing_events_ || !core_.has_events()) return;
+  is_writing_events_ = true;
+  event_writer_ = write_events();
+  event_writer_.start();
+}
+
+// Software is told of records once they are in memory.
+Task<void> IommuUnit::write_events() {
+  while (core_.has_events()) {
+    co_await core_.write_events(memory_);
+    while (const auto interrupt = core_.take_interrupt()) post_interrupt(*interrupt);
+  }
+  is_writing_events_ = false;
 }
 
 void IommuUnit::finish(UnitRequest& request) {
@@ -403,6 +426,7 @@ void IommuUnit::on_register_effect(const RegisterEffect& effect) {
   }
   if (!effect.scopes.empty()) invalidation_.invalidate_by_register(effect.scopes);
   if (effect.commands_pending) invalidation_.on_doorbell();
+  core_acted();
 }
 
 std::uint32_t IommuUnit::entries_examined(const InvalidationScope& scope) const {

@@ -475,5 +475,59 @@ TEST(IommuUnit, LatencyPartsAddUpForEveryRequest) {
   EXPECT_EQ(s.lookups, 500U);
 }
 
+// Mutants killed: a unit that asks tables about interrupt messages; one that asks after the IOTLB.
+TEST(IommuUnit, AddressesOfFixedMeaningNeedNoTables) {
+  Machine m(some());
+  m.core.fixed = AddressRange{page(1).value(), page(1).value() + 0xfff};
+  map_pages(m, 2);
+  const std::size_t id = m.submit(page(1), Access::Write);
+  expect_done_at(m, id, some().timing.lookup_latency);
+  EXPECT_EQ(m.address(id), Hpa(page(1).value()));
+  EXPECT_EQ(m.statistics().walks, 0U);
+  EXPECT_EQ(m.statistics().context_fetches, 0U);
+  EXPECT_EQ(m.latency_of(page(0)), some().timing.lookup_latency + context_time(some()) + walk_time(some(), kLevels));
+}
+
+struct CountInterrupts final : InterruptSink {
+  void raise(const InterruptMessage& message) override { data.push_back(message.data); }
+  std::vector<std::uint32_t> data;
+};
+
+// Mutants killed: records that stay in the unit; an interrupt before its record is in memory; two writers at once,
+// which would write a record twice.
+TEST(IommuUnit, EventRecordsReachMemoryBeforeTheirInterrupts) {
+  Machine m(some());
+  CountInterrupts interrupts;
+  m.unit().connect(interrupts);
+  m.core.logs_events = true;
+  for (std::uint64_t n = 0; n < 3; ++n) (void)m.submit(page(100 + n));
+  m.run();
+  EXPECT_EQ(m.core.recorded.size(), 3U);
+  for (std::uint64_t n = 0; n < 3; ++n) EXPECT_EQ(m.host().read64(Core::kEventLog + Bytes(8 * n)), n + 1);
+  EXPECT_EQ(interrupts.data, (std::vector<std::uint32_t>{1, 2, 3}));
+  EXPECT_FALSE(m.core.has_events());
+}
+
+// A process table that led to a context without stage 1 tags it all the same. Mutant killed: contexts tagged by their
+// stage 1 only, which a process-table invalidation then misses.
+TEST(TranslationCaches, ProcessInvalidationForgetsAContextWithoutStageOne) {
+  IommuStatistics statistics;
+  TranslationCaches caches(some(), 1, statistics);
+  Context context;
+  context.kind = ContextKind::Stage2;
+  context.domain = DomainTag(7);
+  context.process = AsidTag(3);
+  TranslationRequest request;
+  request.requester = kNic;
+  caches.fill_context(request, context, caches.epoch().contexts);
+  ASSERT_NE(caches.find_context(request), nullptr);
+  InvalidationScope other{.kind = InvalidationKind::ProcessContext, .domain = DomainTag(7), .asid = AsidTag(4)};
+  caches.erase(other);
+  EXPECT_NE(caches.find_context(request), nullptr);
+  InvalidationScope scope{.kind = InvalidationKind::ProcessContext, .domain = DomainTag(7), .asid = AsidTag(3)};
+  caches.erase(scope);
+  EXPECT_EQ(caches.find_context(request), nullptr);
+}
+
 }  // namespace
 }  // namespace iommu::testing_core

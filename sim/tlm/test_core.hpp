@@ -75,7 +75,32 @@ class Core final : public IommuCore {
   std::vector<Fault> recorded;
   std::uint64_t busy = 0;  // register-based invalidations not done
 
+  std::optional<AsidTag> process;     // of every context
+  std::optional<AddressRange> fixed;  // answered without tables
+  std::uint32_t events_to_write = 0;  // logged at kEventLog, one word each, when a fault is recorded
+  bool logs_events = false;
+  static constexpr Hpa kEventLog{0x9000};
+
   bool is_translating() const override { return is_enabled; }
+  std::optional<TranslationResponse> answer_without_tables(const TranslationRequest& request) const override {
+    if (!fixed || !fixed->overlaps({request.address.value(), request.address.value()})) return std::nullopt;
+    return Translation{Hpa(request.address.value()), kPageLg2, kWriteOnly, {}, true};
+  }
+  bool has_events() const override { return events_to_write != 0; }
+  Task<void> write_events(MemoryPort& memory) override {
+    while (events_to_write != 0) {
+      const std::uint64_t number = recorded.size() - events_to_write;
+      co_await memory.write64(kEventLog + Bytes(8 * number), number + 1, AccessKind::Event);
+      --events_to_write;
+      event_interrupts_.push_back({Hpa(0xa000), static_cast<std::uint32_t>(number + 1)});
+    }
+  }
+  std::optional<InterruptMessage> take_interrupt() override {
+    if (event_interrupts_.empty()) return std::nullopt;
+    const InterruptMessage message = event_interrupts_.front();
+    event_interrupts_.pop_front();
+    return message;
+  }
   Task<ContextResult> find_context(TranslationRequest request, MemoryPort& memory) override {
     const MemoryResult table =
         co_await memory.read64(directory + Bytes(request.requester.bus() * 8), AccessKind::DeviceTable);
@@ -86,6 +111,7 @@ class Core final : public IommuCore {
       Context context;
       context.kind = static_cast<ContextKind>(words.words[0] - 1);
       context.domain = DomainTag(static_cast<std::uint32_t>(words.words[3]));
+      context.process = process;
       context.stage1 = {words.words[1], 3};
       context.stage2 = {words.words[2], 3};
       if (context.kind == ContextKind::Nested) context.asid = AsidTag(request.pasid ? request.pasid->value() : 0);
@@ -133,6 +159,7 @@ class Core final : public IommuCore {
   }
   std::optional<InterruptMessage> record(const Fault& fault) override {
     recorded.push_back(fault);
+    if (logs_events) ++events_to_write;
     return fault_interrupt;
   }
 
@@ -191,6 +218,7 @@ class Core final : public IommuCore {
     f.pasid = r.pasid;
     return f;
   }
+  std::deque<InterruptMessage> event_interrupts_;
   std::uint64_t head_ = 0;
   std::uint64_t tail_ = 0;
 };

@@ -61,7 +61,9 @@ const Context* TranslationCaches::find_context(const TranslationRequest& request
 }
 
 void TranslationCaches::fill_context(const TranslationRequest& request, const Context& context, Epoch began) {
-  const bool filled = contexts_.fill(who_is(request, context.stage1_tag()), context, began);
+  // What a ProcessContext invalidation matches, with or without stage 1.
+  const WalkTag tag{context.domain, context.process ? context.process : context.asid};
+  const bool filled = contexts_.fill(who_is(request, tag), context, began);
   ++(filled ? statistics_.contexts.fills : statistics_.contexts.fills_dropped);
 }
 
