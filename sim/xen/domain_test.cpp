@@ -210,6 +210,37 @@ TEST_P(XenDomain, TableMemoryIsCountedToThePage) {
   EXPECT_EQ(m.xen.table_bytes() - before, m.arena_used(m.guest()) << kPageLg2);
 }
 
+// Memory that comes and goes. Kills: a context 0 that keeps a page that was taken away, or shows none that was added.
+TEST_P(XenDomain, ContextZeroFollowsChangesOfTheMemory) {
+  Machine m(family());
+  ASSERT_NE(m.reach(kNic, Dfn(0x101)), std::nullopt);
+  m.unit().forget_history();
+  EXPECT_EQ(m.xen.remove_memory(m.cpu, m.guest(), Gfn(0x100), 4).run(), Errno::Ok);
+  EXPECT_EQ(m.unit().fences, 1U) << "a change of the map costs a flush";
+  for (std::uint64_t i = 0; i < 4; ++i) EXPECT_EQ(m.reach(kNic, Dfn(0x100 + i)), std::nullopt);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x104)), m.frame(m.guest(), Gfn(0x104)));
+  EXPECT_EQ(m.xen.remove_memory(m.cpu, m.guest(), Gfn(0xff), 2).run(), Errno::NoEntry);
+  EXPECT_NE(m.reach(kNic, Dfn(0xff)), std::nullopt) << "all or nothing";
+  const Mfn granted = m.frame(*m.other, Gfn(9));
+  EXPECT_EQ(m.xen.add_memory(m.cpu, m.guest(), {Gfn(0x101), 1, granted, FrameType::Foreign}).run(), Errno::Ok);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x101)), granted);
+  EXPECT_EQ(m.xen.add_memory(m.cpu, m.guest(), {Gfn(0x101), 1, granted, FrameType::Foreign}).run(),
+            Errno::AddressInUse);
+  EXPECT_EQ(m.xen.remove_memory(m.cpu, m.guest(), Gfn(0x101), 1).run(), Errno::Ok);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x101)), std::nullopt);
+}
+// Behaviour 83: with `dma=0` changes of the memory are no business of any unit's.
+TEST_P(XenDomain, ABlockedContextZeroNeedsNoFlushForChangesOfTheMemory) {
+  Machine m(family(), {.default_context = DefaultContext::Blocked});
+  const ContextCounters before = m.xen.counters();
+  EXPECT_EQ(m.xen.remove_memory(m.cpu, m.guest(), Gfn(0x100), 4).run(), Errno::Ok);
+  EXPECT_EQ(m.xen.add_memory(m.cpu, m.guest(), {Gfn(0x100), 4, Mfn(0x90000), FrameType::Ram}).run(), Errno::Ok);
+  EXPECT_EQ(m.unit().fences, 0U);
+  EXPECT_TRUE(m.unit().applied.empty());
+  EXPECT_EQ(m.xen.counters().flush_calls, before.flush_calls);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x100)), std::nullopt);
+}
+
 // A unit of the machine, as Xen drives it ---------------------------------------------------------------------------
 
 class XenPhysicalUnit : public XenFamilies {};

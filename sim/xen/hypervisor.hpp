@@ -83,6 +83,11 @@ class Hypervisor {
   // nullptr: no such domain.
   [[nodiscard]] Domain* find_domain(DomainId id);
   [[nodiscard]] const std::vector<std::unique_ptr<Domain>>& domains() const { return domains_; }
+  // Changes of a domain's memory while it runs (grants, foreign mappings, ballooning). Where context 0 shows the
+  // memory, it follows, with its flush; where it blocks, no unit is concerned. Errno::AddressInUse: something is there;
+  // Errno::NoEntry: a frame of the range is nothing.
+  Task<Errno> add_memory(CpuPort& cpu, Domain& domain, P2mExtent extent);
+  Task<Errno> remove_memory(CpuPort& cpu, Domain& domain, Gfn first, std::uint64_t pages);
   // Gives a device to a domain, in context 0.
   Task<Errno> assign_device(CpuPort& cpu, Domain& domain, DeviceSetting device);
   // Takes it away: it goes into quarantine.
