@@ -3,8 +3,8 @@
 //
 // Where the RFC's code departs from its own header or design, the header and design are followed:
 //   init allocates no context and can be retried after -ENOMEM; more than 65534 contexts are -E2BIG; a context that
-//   could not be freed stays usable; map and unmap stop at the first reserved page; a mapping without permissions and an
-//   unsupported page size are -EINVAL; addresses beyond the reported limit are -EADDRNOTAVAIL; unknown flags are
+//   could not be freed stays usable; map and unmap stop at the first reserved page; a mapping without permissions and
+//   an unsupported page size are -EINVAL; addresses beyond the reported limit are -EADDRNOTAVAIL; unknown flags are
 //   refused; a remote command obeys the target's permission. An existing mapping is -EADDRINUSE, as in the code
 //   (header: -EINVAL). `mapped` and `unmapped` add up over slices, so callers zero them.
 #pragma once
