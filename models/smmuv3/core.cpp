@@ -76,8 +76,16 @@ std::optional<TranslationResponse> Core::answer_without_tables(const Translation
   }
   // Unchecked, translated transactions pass. [§6.3.9.3]
   if (request.type == AddressType::Translated && capabilities_.ats && get<kCr0, "ATSCHK">(control) == 0)
-    return bypass(request);
+    return pass_translated(request);
   return std::nullopt;
+}
+
+// Of the two behaviours allowed for addresses beyond the OAS, the one without truncation. [§3.9.1.1]
+TranslationResponse Core::pass_translated(const TranslationRequest& request) const {
+  if (!capabilities_.beyond_output(request.address.value())) return bypass(request);
+  Fault fault = plain_fault(request, kFault<"abort">, Stage::Context);
+  fault.suppressed = true;
+  return fault;
 }
 
 // Faults --------------------------------------------------------------------------------------------------------------
@@ -223,7 +231,7 @@ Task<TranslationResponse> Core::walk(TranslationRequest request, Context context
   }
   const bool translated = request.type == AddressType::Translated;
   // With split stages the requester holds intermediate addresses. [§13.6.3]
-  if (translated && ats_of(context) != AtsMode::SplitStage) co_return bypass(request);
+  if (translated && ats_of(context) != AtsMode::SplitStage) co_return pass_translated(request);
   if (!translated && (context.kind == ContextKind::Stage1 || context.kind == ContextKind::Nested))
     co_return co_await walk_stage1(request, context, memory, aids);
   // Stage 1 is bypassed: its output is the input, if it has that many bits. [§3.4]

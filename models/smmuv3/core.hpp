@@ -104,6 +104,7 @@ class Core final : public IommuCore {
                                   const Stage2Stop& stop, const Origin& origin);
   void stall(Fault& fault);
   [[nodiscard]] TranslationResponse refuse(Fault refused) const;
+  [[nodiscard]] TranslationResponse pass_translated(const TranslationRequest& request) const;
   Task<TranslationResponse> walk_stage1(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);
   Task<TranslationResponse> walk_stage2(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);
 

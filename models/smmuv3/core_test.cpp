@@ -323,6 +323,21 @@ TEST(Smmuv3Substreams, AnInvalidSecondLevelIsABadSubstream) {
   EXPECT_EQ(print(bench.translate(request)), "C_BAD_SUBSTREAMID");
 }
 
+// Addresses that no memory can have. Kills: a size check on one of the two ways past the tables only, an event.
+TEST(Smmuv3Ats, TranslatedTransactionsBeyondTheOutputSizeEndWithoutEvent) {
+  StreamBench bench(ContextKind::Stage1);
+  TranslationRequest use = bench.request(Access::Write, 1ULL << 48);
+  use.type = AddressType::Translated;
+  for (const std::uint64_t checks : {mask_of<kCr0, "ATSCHK">, std::uint64_t{0}}) {
+    const std::uint64_t control = bench.core.mmio_read(offset::kCr0, 4) & ~mask_of<kCr0, "ATSCHK">;
+    bench.core.mmio_write(offset::kCr0, 4, control | checks);
+    use.address = Iova(1ULL << 48);
+    EXPECT_EQ(bench.event(use)[0], 0U);
+    use.address = Iova((1ULL << 48) - 4096);
+    EXPECT_EQ(print(bench.translate(use)), std::to_string((1ULL << 48) - 4096));
+  }
+}
+
 // ATS. Kills: a checked transaction that passes, an unchecked one that is walked, rights for what is refused.
 TEST(Smmuv3Ats, TranslatedTransactionsPassOnlyWhereTheStreamMay) {
   StreamBench bench(ContextKind::Nested);
