@@ -17,6 +17,8 @@ TranslationResponse bypass(const TranslationRequest& request) {
   return Translation{Hpa(request.address.value()), kWholeSpaceLg2, kReadWrite, {}, true};
 }
 
+Task<TranslationResponse> answer(TranslationResponse response) { co_return response; }
+
 AtsMode ats_of(const Context& context) { return static_cast<AtsMode>(get<kDecoded, "ats">(context.family_bits)); }
 
 // One of the two input ranges of stage 1.
@@ -223,27 +225,25 @@ Stage2Format Core::stage2_format(const Context& context, FaultingAccess access) 
        .no_device_memory = access != FaultingAccess::Input && get<kDecoded, "stage2_protect">(bits) != 0});
 }
 
+// No coroutine itself: a walk costs two frames, not three.
 Task<TranslationResponse> Core::walk(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids) {
-  if (const auto answer = answer_without_tables(request)) co_return *answer;
-  if (const auto fault = refused_by_kind(request, context)) {
-    TranslationResponse response = *fault;
-    co_return response;
-  }
+  if (const auto known = answer_without_tables(request)) return answer(*known);
+  if (const auto fault = refused_by_kind(request, context)) return answer(*fault);
   const bool translated = request.type == AddressType::Translated;
   // With split stages the requester holds intermediate addresses. [§13.6.3]
-  if (translated && ats_of(context) != AtsMode::SplitStage) co_return pass_translated(request);
+  if (translated && ats_of(context) != AtsMode::SplitStage) return answer(pass_translated(request));
   if (!translated && (context.kind == ContextKind::Stage1 || context.kind == ContextKind::Nested))
-    co_return co_await walk_stage1(request, context, memory, aids);
+    return walk_stage1(request, context, memory, aids);
   // Stage 1 is bypassed: its output is the input, if it has that many bits. [§3.4]
   if (capabilities_.beyond_output(request.address.value())) {
     Fault fault = plain_fault(request, kFault<"F_ADDR_SIZE">, Stage::Stage1);
     fault.family_bits = pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(FaultingAccess::Input)},
                                             {"table_read", 1},
                                             {"privileged", is_privileged(request, context) ? 1U : 0U}});
-    co_return refuse(fault);
+    return answer(refuse(fault));
   }
-  if (context.kind == ContextKind::Bypass) co_return bypass(request);
-  co_return co_await walk_stage2(request, context, memory, aids);
+  if (context.kind == ContextKind::Bypass) return answer(bypass(request));
+  return walk_stage2(request, context, memory, aids);
 }
 
 Task<TranslationResponse> Core::walk_stage2(TranslationRequest request, Context context, MemoryPort& memory,
