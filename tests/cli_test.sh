@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # cli_test.sh PROGRAM: what a user types. Bad input ends with exit code 1 and one clear line on stderr, never with a crash,
-# a hang or a result; the same command twice writes the same bytes.
+# a hang or a result; the same command twice writes the same bytes; results/reference/ holds what the scenarios give.
 set -u
 program=$1
 folder=$(mktemp -d)
@@ -84,6 +84,14 @@ done
 cp "$folder/a/effective.yaml" "$folder/again.yaml"
 "$program" run "$folder/again.yaml" --quiet --out "$folder/c" || fail "effective.yaml does not run"
 cmp -s "$folder/a/report.json" "$folder/c/report.json" || fail "effective.yaml gives other results"
+
+# Committed results are those of the code as it is. After a change that is meant, with an explanation in its message:
+# run the scenario with --out results/reference/NAME and remove all but report.json and report.md.
+for reference in results/reference/*/; do
+  name=$(basename "$reference")
+  "$program" run "scenarios/$name.yaml" --quiet --out "$folder/$name" || fail "$name.yaml does not run"
+  cmp -s "$folder/$name/report.json" "$reference/report.json" || fail "$name.yaml: report.json is not the committed one"
+done
 
 [[ $failures == 0 ]] && echo "all of it refused or repeated as it should"
 exit "$((failures != 0))"

@@ -49,7 +49,8 @@ const StrategyDescriptor kEmulatedViommu{
     .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
     .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
-      return std::make_unique<EmulatedViommu>(environment, guest_driver(environment.host, environment.family), environment.family);
+      return std::make_unique<EmulatedViommu>(environment, guest_driver(environment.host, environment.family),
+                                              environment.family);
     }};
 
 }  // namespace iommu::strategy

@@ -8,8 +8,9 @@ namespace iommu::strategy {
 
 namespace {
 
-// Xen learns of a guest's stage-1 root when its device-table entry is invalidated. Where entries that are not present may
-// be left out of invalidation, caching mode makes the guest announce them; families without it announce every change.
+// Xen learns of a guest's stage-1 root when its device-table entry is invalidated. Where entries that are not present
+// may be left out of invalidation, caching mode makes the guest announce them; families without it announce every
+// change.
 DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor& family) {
   DriverOptions options{.features = host, .stage1 = true, .range_flush = RangeFlush::SmallestBlock};
   options.features.nested = false;

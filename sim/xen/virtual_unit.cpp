@@ -81,7 +81,9 @@ Task<void> VirtualUnit::run_commands(CpuPort& cpu) {
   if (!batch.empty()) co_await sink_->invalidate(cpu, std::move(batch));
 }
 
+// Records of refused commands first: software looks for them when the interrupt comes.
 Task<void> VirtualUnit::deliver_interrupts(CpuPort& cpu) {
+  if (core_->has_events()) co_await core_->write_events(port_);
   while (core_->take_interrupt()) {
     ++interrupts_;
     co_await cpu.charge(CostId::InterruptInject);
