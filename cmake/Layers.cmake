@@ -22,11 +22,6 @@ endforeach()
 add_custom_target(fuzzers COMMENT "Every libFuzzer executable")
 add_library(iommusim_fuzz_replay_main OBJECT EXCLUDE_FROM_ALL tests/fuzz_replay_main.cpp)
 
-# Sources that wait for something that does not exist yet; the file gives each one's reason.
-file(STRINGS ${CMAKE_CURRENT_LIST_DIR}/unfinished.txt unfinished_sources REGEX "^[^#]")
-list(TRANSFORM unfinished_sources PREPEND ${PROJECT_SOURCE_DIR}/)
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/unfinished.txt)
-
 function(iommusim_layer)
   cmake_parse_arguments(PARSE_ARGV 0 layer "VENDOR_NEUTRAL" "NAME;FOLDER;PROGRAM;TEST_LABEL;TEST_TIMEOUT"
                         "DEPENDS;LIBRARIES;TEST_DEPENDS")
@@ -39,7 +34,6 @@ function(iommusim_layer)
   set_property(GLOBAL APPEND_STRING PROPERTY iommusim_layer_table "${ARGN}\n")
 
   file(GLOB sources CONFIGURE_DEPENDS ${layer_FOLDER}/*.cpp)
-  list(REMOVE_ITEM sources ${unfinished_sources})
   foreach(kind test bench fuzz)
     set(${kind}_sources ${sources})
     list(FILTER ${kind}_sources INCLUDE REGEX "_${kind}\\.cpp$")
