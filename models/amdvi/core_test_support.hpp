@@ -1,48 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// For tests of the core: a unit with hand-built tables, and a memory port that fails or interferes on demand. Tables
-// are written field by field from the layouts, without the formats and the driver that the product uses.
+// For tests of the core: a unit whose tables are written field by field from the layouts.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <optional>
-#include <set>
-#include <string>
 #include <vector>
 
 #include "models/amdvi/core.hpp"
-#include "sim/memory/host_memory.hpp"
+#include "sim/translation/core_test_support.hpp"
 
 namespace iommu::amdvi::test {
 
-// Answers at once; counts, fails chosen accesses, and lets a test act just before an access.
-class TestPort final : public MemoryPort {
- public:
-  explicit TestPort(HostMemory& memory) : memory_(memory) {}
-  bool begin(MemoryAccess& access) override {
-    ++accesses;
-    if (before) before(access);
-    access.failed = false;
-    const bool chosen =
-        failing.contains(access.address.value()) && (!only_swaps_fail || access.op == MemoryOp::CompareExchange);
-    if (accesses == fail_access || chosen)
-      access.failed = true;
-    else
-      memory_.perform(access);
-    return true;
-  }
-
-  std::uint64_t accesses = 0;
-  std::set<std::uint64_t> failing;
-  bool only_swaps_fail = false;
-  std::uint64_t fail_access = 0;  // counted from 1
-  std::function<void(MemoryAccess&)> before;
-
- private:
-  HostMemory& memory_;
-};
+using iommu::test::output_of;
+using iommu::test::row_of;
 
 using EventWords = std::array<std::uint64_t, 2>;
 
@@ -60,7 +32,7 @@ struct Shape {
 using Entries = std::array<std::uint64_t, 6>;
 
 // A unit of everything that can be composed and more, one device, one mapped address.
-class Bench {
+class Bench : public iommu::test::HandBuiltTables {
  public:
   static constexpr RequesterId kDevice = RequesterId::bdf(3, 17, 5);
   static constexpr std::uint64_t kInput = 0x4321'8765'4abc;
@@ -87,7 +59,8 @@ class Bench {
   }
 
   explicit Bench(Setting setting, Shape shape = {}, Identity identity = full(), std::uint64_t input = kInput)
-      : setting(setting),
+      : HandBuiltTables(0x1000000),
+        setting(setting),
         shape(shape),
         core(identity),
         request{.requester = kDevice, .pasid = {}, .address = Iova(input)},
@@ -149,25 +122,10 @@ class Bench {
     return execute(words[0], words[1]);
   }
 
-  [[nodiscard]] std::uint64_t word(std::uint64_t address) const { return host.read64(Hpa(address)); }
-  void write(std::uint64_t address, std::uint64_t value) { host.write64(Hpa(address), value); }
-  // One field of the record at `address`.
-  template <const auto& kLayout, FieldName kName>
-  void set(std::uint64_t address, std::uint64_t value) {
-    constexpr Field field = field_of<kLayout, kName>;
-    const std::uint64_t at = address + 8 * field.word();
-    write(at, (word(at) & ~field.mask()) | (value & field.value_mask()) << field.shift());
-  }
   template <FieldName kName>
   void set_entry(std::uint64_t value) {
     set<kDeviceTableEntry, kName>(entry, value);
   }
-  void flip(std::uint64_t address, unsigned bit) {
-    write(address + bit / 64 * 8, word(address + bit / 64 * 8) ^ 1ULL << bit % 64);
-  }
-
-  std::uint64_t page() { return next_page_ += kPageSize.value(); }
-
   // Maps `input` through host tables below `root` with a leaf at `leaf`; tables that exist are used.
   Entries map_host(std::uint64_t input, std::uint64_t output, Level leaf = 0) {
     Entries entries{};
@@ -220,9 +178,7 @@ class Bench {
 
   Setting setting;
   Shape shape;
-  HostMemory host{Bytes(1ULL << 47)};
   Core core;
-  TestPort port{host};
   TranslationRequest request;
   std::uint64_t entry;
   Entries guest_entries{}, host_entries{};  // of the mapped address; nested: host_entries of the guest tables' output
@@ -230,10 +186,6 @@ class Bench {
   std::map<std::uint64_t, Entries> guest_table_entries;  // host path to each guest table, by host page
 
  private:
-  static std::uint64_t entry_at(std::uint64_t table, unsigned level, std::uint64_t input) {
-    return table + (input >> (12 + 9 * level) & 511) * 8;
-  }
-
   void build_entry() {
     set_entry<"V">(1);
     set_entry<"TV">(1);
@@ -257,9 +209,6 @@ class Bench {
   }
 
   void build_page_tables(std::uint64_t input) {
-    const auto aligned = [](std::uint64_t address, Level leaf) {
-      return address >> (12 + 9 * leaf) << (12 + 9 * leaf);
-    };
     if (setting == Setting::Host) host_entries = map_host(input, aligned(kOutput, shape.host_leaf), shape.host_leaf);
     if (setting == Setting::Guest) {
       gcr3_entries = set_gcr3(0, kGuestRoot);
@@ -272,18 +221,6 @@ class Bench {
     const std::uint64_t guest = aligned(kGuestOutput, shape.guest_leaf) + in_page;
     host_entries = map_host(guest, aligned(kOutput, shape.host_leaf), shape.host_leaf);
   }
-
-  std::uint64_t next_page_ = 0x1000000;
 };
-
-[[nodiscard]] inline std::string row_of(const TranslationResponse& response) {
-  const auto* fault = std::get_if<Fault>(&response);
-  return fault == nullptr ? std::string("translated") : std::string(fault->row->name);
-}
-// The output address; nullopt for a fault.
-[[nodiscard]] inline std::optional<std::uint64_t> output_of(const TranslationResponse& response) {
-  const auto* translation = std::get_if<Translation>(&response);
-  return translation == nullptr ? std::nullopt : std::optional(translation->address.value());
-}
 
 }  // namespace iommu::amdvi::test

@@ -23,14 +23,8 @@ struct FaultCase {
 
 void reads(Bench& b) { b.request.access = Access::Read; }
 void writes(Bench& b) { b.request.access = Access::Write; }
-void unreadable(Bench& b, std::uint64_t at) {
-  b.port.only_swaps_fail = false;
-  b.port.failing.insert(at);
-}
-void unmarkable(Bench& b, std::uint64_t at) {
-  b.port.only_swaps_fail = true;
-  b.port.failing.insert(at);
-}
+void unreadable(Bench& b, std::uint64_t at) { b.port.failing.insert(at); }
+void unmarkable(Bench& b, std::uint64_t at) { b.port.failing_swaps.insert(at); }
 void typed(Bench& b, AddressType type) { b.request.type = type; }
 void at_interrupts(Bench& b, AddressType type) {
   typed(b, type);

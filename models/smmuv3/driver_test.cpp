@@ -10,15 +10,18 @@
 #include <vector>
 
 #include "models/smmuv3/unit_test_support.hpp"
-#include "sim/base/rng.hpp"
+#include "sim/translation/driver_test_support.hpp"
+#include "sim/translation/table_test_support.hpp"
 
 namespace iommu::smmuv3 {
 namespace {
 
+using iommu::test::options;
+using iommu::test::print;
+using iommu::test::RandomScopes;
+using iommu::test::WatchedTableMemory;
 using test::kDisk;
 using test::kNic;
-using test::options;
-using test::print;
 using test::Unit;
 
 constexpr std::uint64_t kOutput = 0x1234'0000;
@@ -148,23 +151,6 @@ TEST(Smmuv3Driver, AttachWithoutMemoryLeavesTheStreamBlocked) {
   }
 }
 
-// Shows each store to an observer.
-class StoreMemory final : public TableMemory {
- public:
-  explicit StoreMemory(TableMemory& memory) : memory_(memory) {}
-  std::function<void()> on_write;
-  std::uint64_t read64(std::uint64_t address) override { return memory_.read64(address); }
-  void write64(std::uint64_t address, std::uint64_t value) override {
-    memory_.write64(address, value);
-    if (on_write) on_write();
-  }
-  std::optional<std::uint64_t> allocate(unsigned pages_lg2) override { return memory_.allocate(pages_lg2); }
-  void release(std::uint64_t address, unsigned pages_lg2) override { memory_.release(address, pages_lg2); }
-
- private:
-  TableMemory& memory_;
-};
-
 struct NamedSetting {
   std::string name;
   ContextSetting setting;
@@ -176,7 +162,7 @@ struct NamedSetting {
 TEST(Smmuv3Driver, EachStoreOfAChangeShowsTheOldOrTheNewSetting) {
   Unit unit(options(ContextKind::Nested));
   unit.bring_up();
-  StoreMemory memory(unit.memory);
+  WatchedTableMemory memory(unit.memory);
   std::vector<std::unique_ptr<PageTable>> tables;
   const auto table = [&](TableKind kind, std::uint64_t output) {
     tables.push_back(unit.driver.create_table(kind, unit.memory));
@@ -220,7 +206,7 @@ TEST(Smmuv3Driver, EachStoreOfAChangeShowsTheOldOrTheNewSetting) {
       ASSERT_EQ(unit.driver.attach(kNic, from.setting, memory).status, EditStatus::Ok);
       const std::string before = seen();
       std::vector<std::string> states;
-      memory.on_write = [&] { states.push_back(seen()); };
+      memory.on_write = [&](std::uint64_t) { states.push_back(seen()); };
       const TableEdit edit = unit.driver.attach(kNic, to.setting, memory);
       memory.on_write = nullptr;
       const std::string after = seen();
@@ -264,18 +250,13 @@ TEST(Smmuv3Driver, AGuestDecidesOnlyAboutItsOwnDescriptors) {
 
 // Commands ------------------------------------------------------------------------------------------------------------
 
-std::vector<InvalidationScope> executed(Unit& unit, const InvalidationScope& scope) {
-  const auto effects = unit.execute({unit.driver.encode(scope)});
-  EXPECT_EQ(effects.size(), 1U);
-  EXPECT_EQ(unit.core.mmio_read(offset::kGerror, 4), 0U) << "the core refused a command";
-  return effects.empty() ? std::vector<InvalidationScope>{} : effects[0].scopes;
-}
-
 // Random scopes of every kind, over the ring's wrap: the core removes at least what was asked. Kills: NUM or SCALE one
 // too small, a widening that narrows, a forgotten criterion.
 TEST(Smmuv3Driver, EncodedCommandsRemoveAtLeastTheScope) {
-  const std::uint64_t seed = 11;
-  Rng rng(seed);
+  using enum InvalidationKind;
+  constexpr std::array kKinds{Context, Iotlb, DeviceTlb, ProcessContext};
+  RandomScopes random(11);
+  Rng& rng = random.rng;
   for (const ContextKind kind : {ContextKind::Stage2, ContextKind::Nested}) {
     for (const RangeFlush flush : {RangeFlush::ExactOrDomain, RangeFlush::SmallestBlock}) {
       for (const unsigned granule : {12U, 14U, 16U}) {
@@ -284,41 +265,16 @@ TEST(Smmuv3Driver, EncodedCommandsRemoveAtLeastTheScope) {
         o.granule_lg2 = granule;
         Unit unit(o);
         unit.bring_up();
-        const auto maybe = [&](auto value) { return rng.chance(0.6) ? std::optional(value) : std::nullopt; };
         for (int i = 0; i < 400; ++i) {
-          InvalidationScope scope;
-          constexpr std::array kAll{InvalidationKind::Context, InvalidationKind::Iotlb, InvalidationKind::DeviceTlb,
-                                    InvalidationKind::ProcessContext};
-          scope.kind = kAll[rng.below(kAll.size())];
-          const bool is_context =
-              scope.kind == InvalidationKind::Context || scope.kind == InvalidationKind::ProcessContext;
-          scope.domain = maybe(DomainTag(static_cast<std::uint32_t>(rng.below(3))));
-          if (o.stage1) scope.asid = maybe(AsidTag(static_cast<std::uint32_t>(rng.below(3))));
-          if (is_context || scope.kind == InvalidationKind::DeviceTlb) scope.requester = kNic;
-          if (is_context) scope.requester_ignore = rng.chance(0.5) ? static_cast<std::uint16_t>(rng.below(8)) : 0;
-          if (scope.kind == InvalidationKind::DeviceTlb) scope.domain.reset();
-          const std::uint64_t first = rng.below(4096) << kPageLg2;
-          const std::uint64_t count = rng.chance(0.5) ? 1ULL << rng.below(12) : 1 + rng.below(3000);
-          scope.range = maybe(AddressRange{first, first + (count << kPageLg2) - 1});
-          if (is_context) scope.range.reset();
-          scope.leaf_only = scope.kind == InvalidationKind::Iotlb && rng.chance(0.3);
-          scope.stage1_only = scope.kind == InvalidationKind::Iotlb && rng.chance(0.3);
-          scope.global_pages = scope.kind == InvalidationKind::Iotlb && rng.chance(0.3);
+          InvalidationScope scope = random.scope(kKinds, kNic);
+          if (o.stage1) scope.asid = random.maybe(random.asid());
+          if (scope.kind == ProcessContext) scope.requester = kNic;
+          if (scope.kind == Context || scope.kind == ProcessContext)
+            scope.requester_ignore = rng.chance(0.5) ? static_cast<std::uint16_t>(rng.below(8)) : 0;
+          scope.stage1_only = scope.kind == Iotlb && rng.chance(0.3);
+          scope.global_pages = scope.kind == Iotlb && rng.chance(0.3);
           if (rng.chance(0.1)) scope.domain_ignore = 1;
-          const auto effect = executed(unit, scope);
-          for (int probe = 0; probe < 40; ++probe) {
-            const std::uint64_t at = rng.below(8192) << kPageLg2;
-            const auto asid = maybe(AsidTag(static_cast<std::uint32_t>(rng.below(3))));
-            const CacheTags tags{.domain = DomainTag(static_cast<std::uint32_t>(rng.below(3))),
-                                 .asid = asid,
-                                 .requester = RequesterId::bdf(3, 0, static_cast<unsigned>(rng.below(8))),
-                                 .range = {at, at | bits_between(0, kPageLg2)},
-                                 .is_leaf = rng.chance(0.7),
-                                 .is_global = asid && rng.chance(0.3)};
-            if (!matches(scope, tags)) continue;
-            EXPECT_TRUE(std::any_of(effect.begin(), effect.end(), [&](const auto& s) { return matches(s, tags); }))
-                << "seed " << seed << " kind " << static_cast<int>(scope.kind) << " step " << i;
-          }
+          random.expect_removed(scope, unit.executed(scope));
         }
       }
     }
@@ -335,12 +291,12 @@ TEST(Smmuv3Driver, ARangeIsOneCommandWhereNumAndScaleNameIt) {
   };
   for (const std::uint64_t pages : {1ULL, 2ULL, 3ULL, 31ULL, 32ULL, 34ULL, 62ULL, 31ULL << 20}) {
     EXPECT_EQ(unit.driver.widen(scope_of(7, pages)), scope_of(7, pages)) << pages;
-    EXPECT_EQ(executed(unit, scope_of(7, pages)), std::vector{scope_of(7, pages)}) << pages;
+    EXPECT_EQ(unit.executed(scope_of(7, pages)), std::vector{scope_of(7, pages)}) << pages;
   }
   const InvalidationScope domain{.domain = DomainTag(5)};
   for (const std::uint64_t pages : {33ULL, 65ULL, 1001ULL}) {
     EXPECT_EQ(unit.driver.widen(scope_of(0, pages)), domain) << pages;
-    EXPECT_EQ(executed(unit, scope_of(0, pages)), std::vector{domain}) << pages;
+    EXPECT_EQ(unit.executed(scope_of(0, pages)), std::vector{domain}) << pages;
   }
   DriverOptions o = options(ContextKind::Stage2);
   o.range_flush = RangeFlush::SmallestBlock;
@@ -353,10 +309,10 @@ TEST(Smmuv3Driver, UnderNestingAStage2RangeTakesTheWholeDomain) {
   Unit unit(options(ContextKind::Nested));
   unit.bring_up();
   const InvalidationScope scope{.domain = DomainTag(5), .range = AddressRange{0x1000, 0x1fff}};
-  EXPECT_EQ(executed(unit, scope), std::vector{InvalidationScope{.domain = DomainTag(5)}});
+  EXPECT_EQ(unit.executed(scope), std::vector{InvalidationScope{.domain = DomainTag(5)}});
   InvalidationScope by_va = scope;
   by_va.asid = AsidTag(5);
-  const auto effect = executed(unit, by_va);
+  const auto effect = unit.executed(by_va);
   ASSERT_EQ(effect.size(), 1U);
   EXPECT_EQ(effect[0].range, scope.range);
   EXPECT_EQ(effect[0].asid, AsidTag(5));

@@ -1,51 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// For tests of the core: a unit with hand-built tables, and a memory port that fails or interferes on demand. Tables
-// are written field by field from the layouts, without the formats and the driver that the product uses.
+// For tests of the core: a unit whose tables are written field by field from the layouts.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <map>
-#include <optional>
-#include <set>
-#include <string>
 #include <vector>
 
 #include "models/vtd/core.hpp"
-#include "sim/memory/host_memory.hpp"
+#include "sim/translation/core_test_support.hpp"
 
 namespace iommu::vtd::test {
 
-// Answers at once; counts, fails chosen accesses, and lets a test act just before an access.
-class TestPort final : public MemoryPort {
- public:
-  explicit TestPort(HostMemory& memory) : memory_(memory) {}
-  bool begin(MemoryAccess& access) override {
-    ++accesses;
-    ++by_kind[static_cast<std::size_t>(access.kind)];
-    if (before) before(access);
-    const bool chosen = access.op == MemoryOp::CompareExchange ? failing_swaps.contains(access.address.value())
-                                                               : failing_reads.contains(access.address.value());
-    access.failed = false;
-    if (chosen || accesses == fail_access)
-      access.failed = true;
-    else
-      memory_.perform(access);
-    return true;
-  }
-  [[nodiscard]] std::uint64_t count(AccessKind kind) const { return by_kind[static_cast<std::size_t>(kind)]; }
-  void reset_counts() { accesses = 0, by_kind = {}; }
-
-  std::uint64_t accesses = 0;
-  std::array<std::uint64_t, kAccessKinds> by_kind{};
-  std::set<std::uint64_t> failing_reads, failing_swaps;
-  std::uint64_t fail_access = 0;  // counted from 1
-  std::function<void(MemoryAccess&)> before;
-
- private:
-  HostMemory& memory_;
-};
+using iommu::test::output_of;
+using iommu::test::row_of;
 
 enum class Setting : std::uint8_t { Legacy, LegacyPassThrough, FirstStage, SecondStage, Nested, PassThrough };
 inline constexpr std::array kAllSettings{Setting::Legacy,     Setting::LegacyPassThrough,
@@ -61,7 +29,7 @@ struct Shape {
 };
 
 // A unit of everything that can be composed, one device, and one mapped address.
-class Bench {
+class Bench : public iommu::test::HandBuiltTables {
  public:
   static constexpr RequesterId kDevice = RequesterId::bdf(3, 17, 5);  // upper half of a scalable root entry
   static constexpr std::uint64_t kInput = 0x4321'8765'4abc;
@@ -82,7 +50,8 @@ class Bench {
   static Identity full() { return compose(everything()); }
 
   explicit Bench(Setting setting, Shape shape = {}, Identity identity = full(), std::uint64_t input = kInput)
-      : setting(setting),
+      : HandBuiltTables(0x100000),
+        setting(setting),
         shape(shape),
         core(identity),
         request{.requester = kDevice, .pasid = {}, .address = Iova(input)} {
@@ -106,22 +75,6 @@ class Bench {
     request.access = access;
     return translate();
   }
-
-  [[nodiscard]] std::uint64_t word(std::uint64_t address) const { return host.read64(Hpa(address)); }
-  void write(std::uint64_t address, std::uint64_t value) { host.write64(Hpa(address), value); }
-  // One field of the record at `address`.
-  template <const auto& kLayout, FieldName kName>
-  void set(std::uint64_t address, std::uint64_t value) {
-    constexpr Field field = field_of<kLayout, kName>;
-    const std::uint64_t at = address + 8 * field.word();
-    write(at, (word(at) & ~field.mask()) | (value & field.value_mask()) << field.shift());
-  }
-  // Bit `bit` of the record at `address`, whatever it means.
-  void flip(std::uint64_t address, unsigned bit) {
-    write(address + bit / 64 * 8, word(address + bit / 64 * 8) ^ 1ULL << bit % 64);
-  }
-
-  std::uint64_t page() { return next_page_ += kPageSize.value(); }
 
   // Maps `input` through tables below `root` with a leaf at `leaf`; tables that exist are used.
   Entries map_second(std::uint64_t root, unsigned levels, std::uint64_t input, std::uint64_t output, Level leaf = 0) {
@@ -191,19 +144,13 @@ class Bench {
 
   Setting setting;
   Shape shape;
-  HostMemory host{Bytes(1ULL << 47)};
   Core core;
-  TestPort port{host};
   TranslationRequest request;
   std::uint64_t root_entry = 0, context = 0, directory = 0, process = 0;
   Entries stage1{}, stage2{};  // of the mapped address; stage 2 of a nested setting: of the first stage's output
   std::map<std::uint64_t, Entries> guest_table_entries;  // second-stage path to each first-stage table, by host page
 
  private:
-  static std::uint64_t entry_at(std::uint64_t table, unsigned level, std::uint64_t input) {
-    return table + (input >> (12 + 9 * level) & 511) * 8;
-  }
-
   void build_device_tables() {
     const std::uint64_t devfn = kDevice.devfn();
     if (!is_scalable()) {
@@ -237,9 +184,6 @@ class Bench {
 
   // The mapped address leads to kOutput and, below a large page, to the same offset behind it.
   void build_page_tables(std::uint64_t input) {
-    const auto aligned = [](std::uint64_t address, Level leaf) {
-      return address >> (12 + 9 * leaf) << (12 + 9 * leaf);
-    };
     if (setting == Setting::FirstStage)
       stage1 = map_first(kStage1Root, shape.levels1, input, aligned(kOutput, shape.leaf1), shape.leaf1);
     if (setting == Setting::Legacy || setting == Setting::SecondStage)
@@ -251,18 +195,7 @@ class Bench {
     stage2 = map_second(kStage2Root, shape.levels2, guest, aligned(kOutput, shape.leaf2), shape.leaf2);
   }
 
-  std::uint64_t next_page_ = 0x100000;
   std::map<std::uint64_t, bool> mapped_;
 };
-
-[[nodiscard]] inline std::string row_of(const TranslationResponse& response) {
-  const auto* fault = std::get_if<Fault>(&response);
-  return fault == nullptr ? std::string("translated") : std::string(fault->row->name);
-}
-// The output address; nullopt for a fault.
-[[nodiscard]] inline std::optional<std::uint64_t> output_of(const TranslationResponse& response) {
-  const auto* translation = std::get_if<Translation>(&response);
-  return translation == nullptr ? std::nullopt : std::optional(translation->address.value());
-}
 
 }  // namespace iommu::vtd::test

@@ -10,72 +10,24 @@
 #include <vector>
 
 #include "models/vtd/core.hpp"
-#include "sim/base/rng.hpp"
-#include "sim/memory/host_memory.hpp"
-#include "sim/memory/host_table_memory.hpp"
+#include "sim/translation/driver_test_support.hpp"
+#include "sim/translation/table_test_support.hpp"
 
 namespace iommu::vtd {
 namespace {
+
+using iommu::test::options;
+using iommu::test::print;
+using iommu::test::RandomScopes;
+using iommu::test::WatchedTableMemory;
 
 constexpr RequesterId kNic = RequesterId::bdf(3, 0, 0);
 constexpr RequesterId kHigh = RequesterId::bdf(3, 31, 7);  // upper half of the scalable root entry
 constexpr std::uint64_t kOutput = 0x12345000;
 
-// A unit, the software that programs it, and memory between them.
-struct Unit {
-  explicit Unit(const DriverOptions& options)
-      : options_used(options), driver(options), core(compose(options.features)) {}
-
-  DriverOptions options_used;
-  HostMemory host{Bytes(1ULL << 38)};
-  FrameAllocator frames{Mfn(0x1000), 0x4000};
-  HostTableMemory memory{host, frames};
-  Driver driver;
-  Core core;
-  ImmediateMemoryPort port{host};
-
-  void bring_up() {
-    const auto writes = driver.bring_up(memory);
-    ASSERT_TRUE(writes);
-    for (const RegisterWrite& w : *writes) core.mmio_write(w.offset, w.bytes, w.value);
-  }
-  TranslationResponse translate(RequesterId requester, std::uint64_t address, Access access = Access::Read) {
-    return core.translate({.requester = requester, .pasid = {}, .address = Iova(address), .access = access}, port)
-        .run();
-  }
-  // Puts commands into the ring and returns what the core makes of each.
-  std::vector<CommandEffect> execute(const std::vector<CommandWords>& commands) {
-    const CommandRing ring = driver.ring();
-    for (const CommandWords& command : commands) {
-      for (unsigned w = 0; w < ring.entry_bytes / 8; ++w)
-        memory.write64(ring.base + driver.tail_value(tail) + 8 * w, command.words[w]);
-      tail = (tail + 1) % ring.entries;
-    }
-    core.mmio_write(ring.tail_register, 8, driver.tail_value(tail));
-    std::vector<CommandEffect> effects;
-    while (core.has_command()) {
-      const auto command = core.fetch_command(port).run();
-      if (!command) break;
-      effects.push_back(core.apply(*command));
-    }
-    return effects;
-  }
-  std::uint32_t tail = 0;
+struct Unit : iommu::test::DrivenUnit<Driver, Core> {
+  explicit Unit(const DriverOptions& o) : DrivenUnit(o, compose(o.features)) {}
 };
-
-DriverOptions options(ContextKind kind, unsigned input_bits = 48) {
-  DriverOptions o;
-  o.features.input_address_bits = input_bits;
-  o.features.nested = kind == ContextKind::Nested;
-  o.features.device_tlb = true;
-  o.stage1 = kind == ContextKind::Stage1 || kind == ContextKind::Nested;
-  return o;
-}
-
-std::string print(const TranslationResponse& response) {
-  if (const auto* fault = std::get_if<Fault>(&response)) return std::string(fault->row->name);
-  return std::to_string(std::get<Translation>(response).address.value());
-}
 
 // Kills: registers written in an order that the unit refuses, or without repeating QIE.
 TEST(VtdDriver, BringUpEnablesQueueThenRootThenTranslation) {
@@ -201,28 +153,6 @@ TEST(VtdDriver, AttachWithoutMemoryChangesNothing) {
   }
 }
 
-// Shows each atomic write to an observer.
-class AtomicMemory final : public TableMemory {
- public:
-  explicit AtomicMemory(TableMemory& memory) : memory_(memory) {}
-  std::function<void()> on_write;
-  std::uint64_t read64(std::uint64_t address) override { return memory_.read64(address); }
-  void write64(std::uint64_t address, std::uint64_t value) override {
-    memory_.write64(address, value);
-    if (on_write) on_write();
-  }
-  void write128(std::uint64_t address, std::uint64_t low, std::uint64_t high) override {
-    memory_.write64(address + 8, high);
-    memory_.write64(address, low);
-    if (on_write) on_write();
-  }
-  std::optional<std::uint64_t> allocate(unsigned pages_lg2) override { return memory_.allocate(pages_lg2); }
-  void release(std::uint64_t address, unsigned pages_lg2) override { memory_.release(address, pages_lg2); }
-
- private:
-  TableMemory& memory_;
-};
-
 // interfaces §6, behaviour 36: by the old or the new table, never a mix. Kills: writing the halves one by one, and
 // clearing the present bit where it is not needed.
 TEST(VtdDriver, ReplacingASettingNeverShowsAMix) {
@@ -233,7 +163,7 @@ TEST(VtdDriver, ReplacingASettingNeverShowsAMix) {
       o.stage1 = scalable;
       Unit unit(o);
       unit.bring_up();
-      AtomicMemory memory(unit.memory);
+      WatchedTableMemory memory(unit.memory);
       const auto a = unit.driver.create_table(TableKind::Stage2, unit.memory);
       const auto b =
           unit.driver.create_table(to == ContextKind::Stage1 ? TableKind::Stage1 : TableKind::Stage2, unit.memory);
@@ -252,7 +182,7 @@ TEST(VtdDriver, ReplacingASettingNeverShowsAMix) {
       const std::pair new_state{2U, std::to_string(to == ContextKind::Bypass ? 0x1000 : 0xb000)};
       for (const auto& [setting, before, after] :
            {std::tuple{to_setting, old_state, new_state}, std::tuple{from_setting, new_state, old_state}}) {
-        memory.on_write = [&] { EXPECT_TRUE(seen() == before || seen() == after) << seen().second; };
+        memory.on_write = [&](std::uint64_t) { EXPECT_TRUE(seen() == before || seen() == after) << seen().second; };
         const TableEdit edit = unit.driver.attach(kNic, setting, memory);
         memory.on_write = nullptr;
         EXPECT_TRUE(edit.modified && !edit.added);
@@ -267,14 +197,14 @@ TEST(VtdDriver, ReplacingASettingNeverShowsAMix) {
 TEST(VtdDriver, ReplacingAFirstStageBlocksInBetween) {
   Unit unit(options(ContextKind::Stage1));
   unit.bring_up();
-  AtomicMemory memory(unit.memory);
+  WatchedTableMemory memory(unit.memory);
   const auto a = unit.driver.create_table(TableKind::Stage1, unit.memory);
   const auto b = unit.driver.create_table(TableKind::Stage1, unit.memory);
   a->map({.input = 0x1000, .output = 0xa000});
   b->map({.input = 0x1000, .output = 0xb000});
   unit.driver.attach(kNic, {.kind = ContextKind::Stage1, .domain = DomainTag(1), .stage1 = a->root()}, memory);
   std::vector<std::string> seen;
-  memory.on_write = [&] { seen.push_back(print(unit.translate(kNic, 0x1000))); };
+  memory.on_write = [&](std::uint64_t) { seen.push_back(print(unit.translate(kNic, 0x1000))); };
   unit.driver.attach(kNic, {.kind = ContextKind::Stage1, .domain = DomainTag(2), .stage1 = b->root()}, memory);
   EXPECT_EQ(seen, (std::vector<std::string>{"SPT.2", "SPT.2", std::to_string(0xb000)}));
 }
@@ -282,57 +212,25 @@ TEST(VtdDriver, ReplacingAFirstStageBlocksInBetween) {
 // Commands
 // ---------------------------------------------------------------------------------------------------------------
 
-std::vector<InvalidationScope> executed(Unit& unit, const InvalidationScope& scope) {
-  const auto effects = unit.execute({unit.driver.encode(scope)});
-  EXPECT_EQ(effects.size(), 1U);
-  EXPECT_EQ(unit.core.mmio_read(offset::kFsts, 4), 0U) << "the core refused a descriptor";
-  return effects.empty() ? std::vector<InvalidationScope>{} : effects[0].scopes;
-}
-
 // Random scopes of every kind, over the ring's wrap: the core removes at least what was asked. Kills: a descriptor
 // whose mask is one too small, a widening that narrows, a forgotten granularity.
 TEST(VtdDriver, EncodedCommandsRemoveAtLeastTheScope) {
-  const std::uint64_t seed = 11;
-  Rng rng(seed);
+  using enum InvalidationKind;
+  constexpr std::array kKinds{Context, Iotlb, DeviceTlb, InterruptEntry, ProcessContext};
+  RandomScopes random(11);
   for (const ContextKind kind : {ContextKind::Stage2, ContextKind::Nested}) {
     for (const RangeFlush flush : {RangeFlush::ExactOrDomain, RangeFlush::SmallestBlock}) {
       DriverOptions o = options(kind);
       o.range_flush = flush;
       Unit unit(o);
       unit.bring_up();
-      const auto maybe = [&](auto value) { return rng.chance(0.6) ? std::optional(value) : std::nullopt; };
+      // ProcessContext exists in scalable mode only.
+      const std::span<const InvalidationKind> kinds = std::span(kKinds).first(o.stage1 ? 5 : 4);
       for (int i = 0; i < 600; ++i) {
-        InvalidationScope scope;
-        const std::uint64_t kinds = o.stage1 ? 5 : 4;  // ProcessContext exists in scalable mode only
-        constexpr std::array kAll{InvalidationKind::Context, InvalidationKind::Iotlb, InvalidationKind::DeviceTlb,
-                                  InvalidationKind::InterruptEntry, InvalidationKind::ProcessContext};
-        scope.kind = kAll[rng.below(kinds)];
-        scope.domain = maybe(DomainTag(static_cast<std::uint32_t>(rng.below(3))));
-        if (scope.kind != InvalidationKind::Context && o.stage1)
-          scope.asid = maybe(AsidTag(static_cast<std::uint32_t>(rng.below(3))));
-        if (scope.kind == InvalidationKind::DeviceTlb || scope.kind == InvalidationKind::Context)
-          scope.requester = kNic;
-        if (scope.kind == InvalidationKind::Context) scope.requester_ignore = rng.chance(0.5) ? 7 : 0;
-        if (scope.kind == InvalidationKind::DeviceTlb) scope.domain.reset();
-        const std::uint64_t unit_lg2 = scope.kind == InvalidationKind::InterruptEntry ? 0 : kPageLg2;
-        const std::uint64_t first = rng.below(4096) << unit_lg2;
-        const std::uint64_t count = rng.chance(0.5) ? 1ULL << rng.below(12) : 1 + rng.below(3000);
-        scope.range = maybe(AddressRange{first, first + (count << unit_lg2) - 1});
-        if (scope.kind == InvalidationKind::Context || scope.kind == InvalidationKind::ProcessContext)
-          scope.range.reset();
-        scope.leaf_only = scope.kind == InvalidationKind::Iotlb && rng.chance(0.3);
-        const auto effect = executed(unit, scope);
-        for (int probe = 0; probe < 40; ++probe) {
-          const std::uint64_t at = (rng.below(8192)) << unit_lg2;
-          const CacheTags tags{.domain = DomainTag(static_cast<std::uint32_t>(rng.below(3))),
-                               .asid = maybe(AsidTag(static_cast<std::uint32_t>(rng.below(3)))),
-                               .requester = RequesterId::bdf(3, 0, static_cast<unsigned>(rng.below(8))),
-                               .range = {at, at | bits_between(0, static_cast<unsigned>(unit_lg2))},
-                               .is_leaf = rng.chance(0.7)};
-          if (!matches(scope, tags)) continue;
-          EXPECT_TRUE(std::any_of(effect.begin(), effect.end(), [&](const auto& s) { return matches(s, tags); }))
-              << "seed " << seed << " kind " << static_cast<int>(scope.kind) << " step " << i;
-        }
+        InvalidationScope scope = random.scope(kinds, kNic);
+        if (scope.kind != Context && o.stage1) scope.asid = random.maybe(random.asid());
+        if (scope.kind == Context) scope.requester_ignore = random.rng.chance(0.5) ? 7 : 0;
+        random.expect_removed(scope, unit.executed(scope));
       }
     }
   }
@@ -348,12 +246,12 @@ TEST(VtdDriver, AnAlignedPowerOfTwoIsOnePageSelectiveCommandAndAllElseTheDomain)
   };
   for (const std::uint64_t pages : {1ULL, 2ULL, 512ULL, 1ULL << 18}) {
     EXPECT_EQ(unit.driver.widen(scope_of(pages, pages)), scope_of(pages, pages));
-    EXPECT_EQ(executed(unit, scope_of(pages, pages)), std::vector{scope_of(pages, pages)});
+    EXPECT_EQ(unit.executed(scope_of(pages, pages)), std::vector{scope_of(pages, pages)});
   }
   const InvalidationScope domain{.domain = DomainTag(5)};
   for (const auto& wide : {scope_of(1, 2), scope_of(0, 3), scope_of(0, 1ULL << 19)}) {
     EXPECT_EQ(unit.driver.widen(wide), domain);
-    EXPECT_EQ(executed(unit, wide), std::vector{domain});
+    EXPECT_EQ(unit.executed(wide), std::vector{domain});
   }
 }
 // Linux rounds to the block around the range instead. [linux drivers/iommu/intel: PSI alignment]

@@ -58,7 +58,7 @@ struct QueueUnit {
 
   HostMemory host{Bytes(1ULL << 40)};
   Core core;
-  TestPort port{host};
+  iommu::test::TestPort port{host};
   unsigned bytes;
   std::uint64_t tail = 0;
 };
@@ -323,7 +323,7 @@ TEST(VtdInvalidation, WideDescriptorsNeedScalableMode) {
 TEST(VtdInvalidation, AQueueThatCannotBeReadIsAnError) {
   {
     QueueUnit unit;
-    unit.port.failing_reads.insert(kQueue);
+    unit.port.failing.insert(kQueue);
     unit.submit(descriptors()[0].words);
     EXPECT_FALSE(unit.fetch());
     EXPECT_EQ(unit.error(), QueueError::FetchFailed);

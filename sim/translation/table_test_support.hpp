@@ -93,6 +93,10 @@ class WatchedTableMemory final : public TableMemory {
     memory_.write64(address, value);
     if (on_write) on_write(address);
   }
+  void write128(std::uint64_t address, std::uint64_t low, std::uint64_t high) override {
+    memory_.write128(address, low, high);
+    if (on_write) on_write(address);
+  }
   std::optional<std::uint64_t> allocate(unsigned pages_lg2 = 0) override {
     if (allocations_left) {
       if (*allocations_left == 0) return std::nullopt;

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// For tests of a family's driver: a unit under it, and random scopes for the commands between them.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "sim/base/rng.hpp"
+#include "sim/memory/host_memory.hpp"
+#include "sim/memory/host_table_memory.hpp"
+#include "sim/translation/core_test_support.hpp"
+#include "sim/translation/invalidation.hpp"
+#include "sim/translation/iommu_core.hpp"
+#include "sim/translation/ring.hpp"
+#include "sim/translation/table_driver.hpp"
+
+namespace iommu::test {
+
+[[nodiscard]] inline DriverOptions options(ContextKind kind, unsigned input_bits = 48) {
+  DriverOptions o;
+  o.features.input_address_bits = input_bits;
+  o.features.nested = kind == ContextKind::Nested;
+  o.features.device_tlb = true;
+  o.stage1 = kind == ContextKind::Stage1 || kind == ContextKind::Nested;
+  return o;
+}
+
+// A unit, the software that programs it, and memory between them.
+template <typename Driver, typename Core>
+struct DrivenUnit {
+  template <typename Identity>
+  DrivenUnit(const DriverOptions& o, const Identity& identity) : options_used(o), driver(o), core(identity) {}
+
+  DriverOptions options_used;
+  HostMemory host{Bytes(1ULL << 38)};
+  FrameAllocator frames{Mfn(0x1000), 0x8000};
+  HostTableMemory memory{host, frames};
+  Driver driver;
+  Core core;
+  ImmediateMemoryPort port{host};
+  std::uint32_t tail = 0;
+
+  void bring_up() {
+    const auto writes = driver.bring_up(memory);
+    ASSERT_TRUE(writes);
+    for (const RegisterWrite& w : *writes) core.mmio_write(w.offset, w.bytes, w.value);
+  }
+  TranslationResponse translate(const TranslationRequest& request) { return core.translate(request, port).run(); }
+  TranslationResponse translate(RequesterId requester, std::uint64_t address, Access access = Access::Read) {
+    return translate({.requester = requester, .pasid = {}, .address = Iova(address), .access = access});
+  }
+
+  // Into the ring, without telling the core.
+  void put(const CommandWords& command) {
+    const CommandRing ring = driver.ring();
+    const RingIndices at{.format = {.entries = ring.entries, .entry_bytes = ring.entry_bytes, .full = ring.full}};
+    for (unsigned w = 0; w < ring.entry_bytes / 8; ++w)
+      memory.write64(ring.base + at.offset(tail) + 8 * w, command.words[w]);
+    tail = at.next(tail);
+  }
+  // Puts commands into the ring and returns what the core makes of each, up to the first it refuses.
+  std::vector<CommandEffect> execute(const std::vector<CommandWords>& commands) {
+    for (const CommandWords& command : commands) put(command);
+    core.mmio_write(driver.ring().tail_register, 8, driver.tail_value(tail));
+    return drain();
+  }
+  std::vector<CommandEffect> drain() {
+    std::vector<CommandEffect> effects;
+    while (core.has_command()) {
+      const auto command = core.fetch_command(port).run();
+      if (!command) break;
+      EXPECT_NE(command->row, nullptr);
+      effects.push_back(core.apply(*command));
+    }
+    return effects;
+  }
+  // What the core removes for the one command that the driver makes of a scope.
+  std::vector<InvalidationScope> executed(const InvalidationScope& scope) {
+    const auto effects = execute({driver.encode(scope)});
+    EXPECT_EQ(effects.size(), 1U) << "the core refused a command";
+    if (effects.empty()) return {};
+    EXPECT_FALSE(effects[0].error);
+    return effects[0].scopes;
+  }
+};
+
+// Random scopes and the tags of cached entries that may lie in them.
+class RandomScopes {
+ public:
+  explicit RandomScopes(std::uint64_t seed) : seed(seed), rng(seed) {}
+
+  const std::uint64_t seed;
+  Rng rng;
+
+  template <typename T>
+  std::optional<T> maybe(T value) {
+    return rng.chance(0.6) ? std::optional(value) : std::nullopt;
+  }
+  DomainTag domain() { return DomainTag(static_cast<std::uint32_t>(rng.below(3))); }
+  AsidTag asid() { return AsidTag(static_cast<std::uint32_t>(rng.below(3))); }
+
+  // What any family can express; address spaces and further criteria are the caller's.
+  InvalidationScope scope(std::span<const InvalidationKind> kinds, RequesterId device) {
+    InvalidationScope s;
+    s.kind = kinds[rng.below(kinds.size())];
+    if (s.kind != InvalidationKind::DeviceTlb) s.domain = maybe(domain());
+    if (s.kind == InvalidationKind::DeviceTlb || s.kind == InvalidationKind::Context) s.requester = device;
+    const std::uint64_t first = rng.below(4096) << unit_lg2(s.kind);
+    const std::uint64_t count = rng.chance(0.5) ? 1ULL << rng.below(12) : 1 + rng.below(3000);
+    if (s.kind != InvalidationKind::Context && s.kind != InvalidationKind::ProcessContext)
+      s.range = maybe(AddressRange{first, first + (count << unit_lg2(s.kind)) - 1});
+    s.leaf_only = s.kind == InvalidationKind::Iotlb && rng.chance(0.3);
+    return s;
+  }
+
+  // That what was removed is at least what was asked for, by probes in and around it.
+  void expect_removed(const InvalidationScope& asked, std::span<const InvalidationScope> removed) {
+    for (int probe = 0; probe < 40; ++probe) {
+      const CacheTags entry = tags(asked.kind);
+      if (!matches(asked, entry)) continue;
+      EXPECT_TRUE(std::ranges::any_of(removed, [&](const InvalidationScope& s) { return matches(s, entry); }))
+          << "seed " << seed << " kind " << static_cast<int>(asked.kind);
+    }
+  }
+
+ private:
+  static unsigned unit_lg2(InvalidationKind kind) { return kind == InvalidationKind::InterruptEntry ? 0 : kPageLg2; }
+  CacheTags tags(InvalidationKind kind) {
+    const std::uint64_t at = rng.below(8192) << unit_lg2(kind);
+    const auto address_space = maybe(asid());
+    return {.domain = domain(),
+            .asid = address_space,
+            .requester = RequesterId::bdf(3, 0, static_cast<unsigned>(rng.below(8))),
+            .range = {at, at | bits_between(0, unit_lg2(kind))},
+            .is_leaf = rng.chance(0.7),
+            .is_global = address_space && rng.chance(0.3)};
+  }
+};
+
+}  // namespace iommu::test
