@@ -84,6 +84,8 @@ macro(_iommusim_tests)
   add_executable(${test} ${test_sources})
   # googletest's main comes first, for libsystemc has a main() too.
   target_link_libraries(${test} PRIVATE GTest::gmock_main ${library} ${layer_TEST_DEPENDS})
+  # Parsing googletest takes longer than most tests do.
+  target_precompile_headers(${test} PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
   add_dependencies(tests_${layer_TEST_LABEL} ${test})
   set(environment)
   if(layer_TEST_LABEL STREQUAL "sim")

@@ -101,7 +101,9 @@ class Measurement {
   }
   void report() const {
     if (!progress_) return;
-    const std::uint64_t total = setting_.ios ? setting_.warmup_ios + *setting_.ios : 0;
+    std::uint64_t total = setting_.ios ? setting_.warmup_ios + *setting_.ios : 0;
+    if (!setting_.ios && !setting_.duration)
+      for (const auto& trace : machine_.traces()) total += trace ? trace->dmas.size() : 0;
     progress_({machine_.completed_ios(), total, machine_.calendar().now()});
   }
   [[noreturn]] void give_up(RunEnd end, std::uint64_t target) const {
