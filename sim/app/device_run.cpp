@@ -30,7 +30,8 @@ class NicRun final : public DeviceRun {
   }
   Task<std::string> prepare() override {
     const bool prepared = co_await driver_.prepare();
-    if (!prepared) co_return "the guest's memory does not hold the rings and buffers";
+    if (!prepared)
+      co_return "its rings and buffers do not fit into the guest's memory, or cannot be mapped (Xen's table pool is too small?)";
     queue_ = &nic_.add_queue(driver_.queue_setup());
     co_return std::string();
   }
@@ -72,7 +73,7 @@ class RandomDmaRun final : public DeviceRun {
       co_return "the guest has no contiguous memory for a window of " + std::to_string(w.window.value()) + " bytes";
     const Permissions permissions = w.direction == scenario::DmaDirection::Read ? kReadOnly : kWriteOnly;
     const guest::DmaMapping mapped = co_await e_.api.map_scatterlist(e_.cpu, pieces(*memory), permissions);
-    if (mapped.status != guest::DmaStatus::Ok) co_return "the window cannot be mapped";
+    if (mapped.status != guest::DmaStatus::Ok) co_return "its window cannot be mapped (Xen's table pool is too small?)";
     traffic_.emplace(parameters(mapped.address));
     driver_.emplace(e_.calendar, e_.endpoint, *traffic_, setting_.bdf,
                     WorkloadDriverParameters{.outstanding = static_cast<std::uint32_t>(w.outstanding)},

@@ -215,6 +215,14 @@ TEST(ScenarioRuns, MissCostFollowsThePublishedCurveWithinTenPercent) {
     }
 }
 
+// Kills: devices let loose while the register write that enables translation is still on its way.
+TEST(ScenarioRuns, UnitTranslatesBeforeTheFirstDmaHoweverSlowItsRegisters) {
+  const std::string text =
+      replaced(kSmoke, "platform: intel_server",
+               "platform: {extends: intel_server, name: slow, iommu: {register_write_latency: 50 us}}");
+  for (const RunResult& run : runs_of(text)) EXPECT_THAT(run.failures, IsEmpty());
+}
+
 // Kills: a device without effect on another's queue; a second unit that translates nothing.
 TEST(ScenarioRuns, TwoGuestsBehindTwoUnitsAreCheckedAndCountedTogether) {
   std::string text = replaced(kSmoke, "iommus: [{name: iommu0, covers: [port0]}]",

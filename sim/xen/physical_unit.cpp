@@ -51,6 +51,8 @@ Task<Errno> PhysicalUnit::bring_up(CpuPort& cpu) {
   const auto writes = driver_->bring_up(*tables_);
   if (!writes) co_return Errno::NoMemory;
   for (const RegisterWrite& write : *writes) co_await registers_.write(cpu, write.offset, write.bytes, write.value);
+  // Writes are posted: a read makes sure that translation is on before any device is let loose.
+  if (!writes->empty()) co_await registers_.read(cpu, writes->back().offset, writes->back().bytes);
   queue_ = QueueClient::create(*driver_, *tables_, registers_, kXenQueue);
   co_return queue_ ? Errno::Ok : Errno::NoMemory;
 }
