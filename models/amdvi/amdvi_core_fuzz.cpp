@@ -8,9 +8,13 @@
 
 #include "models/amdvi/core_test_support.hpp"
 #include "sim/base/check.hpp"
+#include "sim/translation/core_fuzz_test_support.hpp"
 
 namespace iommu::amdvi::test {
 namespace {
+
+using iommu::test::FuzzInput;
+using iommu::test::HostileSoftware;
 
 // Reads and marks of one walk; of a nested one, with two host walks for each guest entry and one for the output.
 constexpr std::uint64_t kHostBound = 2 * 6, kGuestLevels = 5, kContextBound = 1 + 3;
@@ -18,24 +22,7 @@ constexpr std::uint64_t kQuietBound = kContextBound + kGuestLevels * (2 * kHostB
 // Under an adversary each mark may be tried again.
 constexpr std::uint64_t kHostileBound = kQuietBound * kMaxMarkAttempts * kMaxMarkAttempts;
 
-class Input {
- public:
-  explicit Input(std::span<const std::uint8_t> data) : data_(data) {}
-  [[nodiscard]] bool empty() const { return data_.empty(); }
-  std::uint64_t take(unsigned count) {
-    std::uint64_t value = 0;
-    for (unsigned i = 0; i < count && !data_.empty(); ++i) {
-      value |= std::uint64_t{data_[0]} << 8 * i;
-      data_ = data_.subspan(1);
-    }
-    return value;
-  }
-
- private:
-  std::span<const std::uint8_t> data_;
-};
-
-Identity chosen_identity(Input& in) {
+Identity chosen_identity(FuzzInput& in) {
   Identity id = Bench::full();
   id.extended_features ^= in.take(8);
   id.capability_header ^= static_cast<std::uint32_t>(in.take(4));
@@ -45,49 +32,23 @@ Identity chosen_identity(Input& in) {
   return id;
 }
 
-class Session {
+class Session final : public HostileSoftware {
  public:
-  explicit Session(Input in)
-      : in_(in),
-        bench_(kAllSettings[in_.take(1) % kAllSettings.size()],
-               {.mode = 3 + static_cast<unsigned>(in_.take(1) % 4),
-                .guest_levels = 4 + static_cast<unsigned>(in_.take(1) % 2),
-                .glx = static_cast<unsigned>(in_.take(1) % 3),
-                .host_leaf = static_cast<Level>(in_.take(1) % 3),
-                .guest_leaf = static_cast<Level>(in_.take(1) % 3)},
-               chosen_identity(in_), in_.take(1) % 2 == 0 ? Bench::kInput & bits_between(0, 39) : 0x7f'ffff'f000) {
+  explicit Session(FuzzInput bytes)
+      : HostileSoftware(bytes, {.accesses = kQuietBound, .hostile_accesses = kHostileBound}, kFaultRows),
+        bench_(kAllSettings[in.take(1) % kAllSettings.size()],
+               {.mode = 3 + static_cast<unsigned>(in.take(1) % 4),
+                .guest_levels = 4 + static_cast<unsigned>(in.take(1) % 2),
+                .glx = static_cast<unsigned>(in.take(1) % 3),
+                .host_leaf = static_cast<Level>(in.take(1) % 3),
+                .guest_leaf = static_cast<Level>(in.take(1) % 3)},
+               chosen_identity(in), in.take(1) % 2 == 0 ? Bench::kInput & bits_between(0, 39) : 0x7f'ffff'f000) {
     collect_entries();
     bench_.port.before = [this](const MemoryAccess&) { interfere(); };
   }
-  void run() {
-    while (!in_.empty()) step();
-  }
 
  private:
-  void step() {
-    constexpr unsigned kKinds = 6;
-    switch (in_.take(1) % kKinds) {
-      case 0:
-        edit();
-        break;
-      case 1:
-        write_register();
-        break;
-      case 2:
-        write_command();
-        break;
-      case 3:
-        adversary_steps_ = static_cast<unsigned>(in_.take(1) % 32);
-        break;
-      case 4:
-        run_commands();
-        break;
-      default:
-        translate();
-        break;
-    }
-    check_registers();
-  }
+  Unit unit() override { return {bench_.core, bench_.host, bench_.port}; }
 
   void collect_entries() {
     const auto add = [this](std::uint64_t entry) {
@@ -101,61 +62,37 @@ class Session {
       for (const std::uint64_t e : path) add(e);
   }
 
-  void edit() {
-    const std::uint64_t entry = entries_[in_.take(1) % entries_.size()];
-    switch (in_.take(1) % 3) {
-      case 0:
-        bench_.write(entry, bench_.word(entry) ^ 1ULL << in_.take(1) % 64);
-        break;
-      case 1:  // a pointer to some other table, or to itself
-        bench_.write(entry, (entries_[in_.take(1) % entries_.size()] & ~0xfffULL) | in_.take(2) | in_.take(1) << 56);
-        break;
-      default:
-        bench_.write(entry, in_.take(8));
-        break;
-    }
+  void edit() override {
+    const std::uint64_t entry = entries_[in.take(1) % entries_.size()];
+    change(entry, in.take(1));
+  }
+  // To some other table, or to itself.
+  std::uint64_t pointer(std::uint64_t /*old*/) override {
+    return (entries_[in.take(1) % entries_.size()] & ~0xfffULL) | in.take(2) | in.take(1) << 56;
   }
 
-  void write_register() {
-    const std::uint64_t at = in_.take(2);
+  void write_register() override {
+    const std::uint64_t at = in.take(2);
     (void)bench_.core.mmio_write((at & 0x3f) * 8 + ((at & 0x40) != 0 ? offset::kCommandHead : 0) + (at & 0x80) / 32,
-                                 in_.take(1) % 2 == 0 || (at & 0x80) != 0 ? 4 : 8, in_.take(8));
+                                 in.take(1) % 2 == 0 || (at & 0x80) != 0 ? 4 : 8, in.take(8));
     while (bench_.core.take_interrupt()) {
     }
   }
 
-  void write_command() {
-    const std::uint64_t at = Bench::kCommands + in_.take(1) * kRingEntryBytes;
-    const std::uint64_t opcode = in_.take(1) % 10;
-    bench_.write(at, in_.take(7) | opcode << 60);
-    bench_.write(at + 8, in_.take(8));
+  void write_command() override {
+    const std::uint64_t at = Bench::kCommands + in.take(1) * kRingEntryBytes;
+    const std::uint64_t opcode = in.take(1) % 10;
+    bench_.write(at, in.take(7) | opcode << 60);
+    bench_.write(at + 8, in.take(8));
   }
 
-  void interfere() {
-    if (adversary_steps_ == 0 || in_.empty()) return;
-    --adversary_steps_;
-    if (in_.take(1) % 4 == 0)
-      write_register();
-    else
-      edit();
-  }
-
-  void run_commands() {
-    for (unsigned commands = 0; bench_.core.has_command(); ++commands) {
-      SIM_CHECK(commands <= 1U << 15, "a ring that nobody fills runs empty");
-      const bool quiet = adversary_steps_ == 0;
-      const auto command = bench_.core.fetch_command(bench_.port).run();
-      if (!command) {
-        SIM_CHECK(!quiet || !bench_.core.has_command(), "a bad command stops the ring");
-        break;
-      }
-      SIM_CHECK(command->row != nullptr, "what is fetched is known");
-      const CommandEffect effect = bench_.core.apply(*command);
-      SIM_CHECK(!effect.error, "what is fetched is legal");
-      if (effect.fence && effect.fence->interrupt) (void)bench_.core.fence_interrupt();
-    }
+  void run_commands() override {
+    HostileSoftware::run_commands();
     write_events();
   }
+
+  // Under an adversary too: a command is checked as it was fetched.
+  void applied(const CommandEffect& effect) override { SIM_CHECK(!effect.error, "what is fetched is legal"); }
 
   void write_events() {
     const std::uint64_t before = bench_.port.accesses;
@@ -164,22 +101,12 @@ class Session {
     SIM_CHECK(bench_.port.accesses - before <= 256, "as many writes as events can wait");
   }
 
-  void translate() {
-    TranslationRequest request = bench_.request;
-    const std::uint64_t flags = in_.take(1);
-    request.access = (flags & 1) != 0 ? Access::Write : Access::Read;
-    request.type = static_cast<AddressType>((flags >> 1 & 3) % 3);
-    if ((flags & 8) != 0) request.pasid = Pasid(static_cast<std::uint32_t>(in_.take(3) & 0xfffff));
-    if ((flags & 16) != 0) request.requester = RequesterId(static_cast<std::uint16_t>(in_.take(2)));
-    if ((flags & 32) != 0) request.address = Iova(in_.take(8));
-    request.privileged = (flags & 64) != 0;
-    const bool quiet = adversary_steps_ == 0;
-    bench_.port.accesses = 0;
-    const TranslationResponse response = bench_.core.translate(request, bench_.port).run();
-    SIM_CHECK(bench_.port.accesses <= (quiet ? kQuietBound : kHostileBound), "a translation is bounded");
+  void translate() override {
+    const std::uint64_t flags = in.take(1);
+    const TranslationRequest request = varied(bench_.request, flags);
+    const bool quiet = is_quiet();
+    const TranslationResponse response = answer_to(request);
     if (const auto* fault = std::get_if<Fault>(&response)) {
-      const auto* const end = kFaultRows.data() + kFaultRows.size();
-      SIM_CHECK(fault->row >= kFaultRows.data() && fault->row < end, "a fault is one of the specification's");
       SIM_CHECK((fault->row->kind == FaultClass::MemoryAccess) == fault->table_entry.has_value(),
                 "what failed in memory is named");
       (void)bench_.core.record(*fault);
@@ -187,13 +114,8 @@ class Session {
       return;
     }
     const auto& translation = std::get<Translation>(response);
-    if (translation.is_bypass) {
-      SIM_CHECK(translation.address.value() == request.address.value(), "a bypass changes nothing");
-      return;
-    }
+    if (translation.is_bypass) return;
     SIM_CHECK(request.type != AddressType::Translated, "translated requests meet no table");
-    SIM_CHECK(request.type != AddressType::Untranslated || translation.allowed.allow(request.access),
-              "what is translated is allowed");
     SIM_CHECK(translation.page_lg2 >= kPageLg2 && translation.page_lg2 < 57, "pages are of 4 KiB to 2^56 bytes");
     if (quiet && !translation.allowed.none()) compare(request, translation);
   }
@@ -214,14 +136,11 @@ class Session {
     SIM_CHECK(request.pasid || request.address.value() < kInterruptFirst || request.address.value() > kInterruptLast,
               "interrupts are not translated");
   }
-  static std::uint64_t slot(std::uint64_t table, unsigned level, std::uint64_t input) {
-    return table + (input >> (12 + 9 * level) & 511) * 8;
-  }
   void read_host(TableRoot root, std::uint64_t& address, Permissions& allowed) {
     constexpr std::uint64_t kAddress = bits_between(12, 52);
     std::uint64_t table = root.address;
     for (unsigned level = root.top_level + 1U;;) {  // counted from 1
-      const std::uint64_t entry = bench_.word(slot(table, level - 1, address));
+      const std::uint64_t entry = bench_.word(Bench::entry_at(table, level - 1, address));
       SIM_CHECK((entry & 1) != 0, "an absent entry translates nothing");
       allowed = allowed & Permissions{.read = (entry >> 61 & 1) != 0, .write = (entry >> 62 & 1) != 0};
       const std::uint64_t next = entry >> 9 & 7;
@@ -243,7 +162,7 @@ class Session {
   void read_guest(const Context& context, std::uint64_t& address, Permissions& allowed) {
     std::uint64_t table = context.stage1.address;
     for (unsigned level = context.stage1.top_level;; --level) {
-      std::uint64_t at = slot(table, level, address);
+      std::uint64_t at = Bench::entry_at(table, level, address);
       Permissions unused = kReadWrite;
       if (context.kind == ContextKind::Nested) read_host(context.stage2, at, unused);
       const std::uint64_t entry = bench_.word(at);
@@ -257,7 +176,7 @@ class Session {
     }
   }
 
-  void check_registers() {
+  void check_registers() override {
     const std::uint64_t control = bench_.reg(offset::kControl), status = bench_.reg(offset::kStatus);
     const bool on = get<kControl, "IommuEn">(control) != 0;
     const auto runs = [&](std::uint64_t enable) { return on && enable != 0; };
@@ -272,17 +191,14 @@ class Session {
               "absent registers stay zero");
   }
 
-  Input in_;
   Bench bench_;
   std::vector<std::uint64_t> entries_;
-  unsigned adversary_steps_ = 0;
 };
 
 }  // namespace
 }  // namespace iommu::amdvi::test
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  using namespace iommu::amdvi::test;
-  Session(Input(std::span(data, size))).run();
+  iommu::amdvi::test::Session(iommu::test::FuzzInput(std::span(data, size))).run();
   return 0;
 }

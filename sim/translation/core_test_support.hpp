@@ -69,12 +69,12 @@ class HandBuiltTables {
   }
   // A page that nothing uses yet.
   std::uint64_t page() { return next_page_ += kPageSize.value(); }
-
- protected:
   // In tables of 512 entries.
   [[nodiscard]] static std::uint64_t entry_at(std::uint64_t table, unsigned level, std::uint64_t input) {
     return table + (input >> (12 + 9 * level) & 511) * 8;
   }
+
+ protected:
   [[nodiscard]] static std::uint64_t aligned(std::uint64_t address, Level leaf) {
     return address >> (12 + 9 * leaf) << (12 + 9 * leaf);
   }
