@@ -40,18 +40,22 @@ struct Field {
   [[nodiscard]] constexpr std::uint64_t mask() const { return value_mask() << shift(); }
 };
 
+inline constexpr std::size_t kMaxLayoutWords = 16;
+
 template <std::size_t N>
 struct Layout {
   std::string_view name;      // the specification's name
   std::string_view citation;  // section in the family's pinned specification
   unsigned width = 64;        // in bits, a multiple of 32
   std::array<Field, N> fields;
+  // Kept, not computed from the fields when asked: page walks ask for every entry.
+  std::array<std::uint64_t, kMaxLayoutWords> must_be_zero{};
 
   [[nodiscard]] constexpr std::size_t words() const { return (width + 63) / 64; }
 
   // Every bit of the record is covered by exactly one field, and no field crosses a word.
   [[nodiscard]] constexpr bool is_partition() const {
-    std::array<std::uint64_t, 16> seen{};
+    std::array<std::uint64_t, kMaxLayoutWords> seen{};
     for (const Field& f : fields) {
       if (f.lsb > f.msb || f.msb >= width || f.msb / 64 != f.lsb / 64) return false;
       if ((seen[f.word()] & f.mask()) != 0) return false;
@@ -68,9 +72,7 @@ struct Layout {
       if (f.kind == kind && f.word() == word) mask |= f.mask();
     return mask;
   }
-  [[nodiscard]] constexpr std::uint64_t must_be_zero_mask(std::size_t word = 0) const {
-    return mask_of(FieldKind::MustBeZero, word);
-  }
+  [[nodiscard]] constexpr std::uint64_t must_be_zero_mask(std::size_t word = 0) const { return must_be_zero[word]; }
   // Whether a reserved bit is set anywhere in the record.
   [[nodiscard]] constexpr bool violates_reserved(std::span<const std::uint64_t> record) const {
     for (std::size_t w = 0; w < words(); ++w)
@@ -88,6 +90,7 @@ template <std::size_t N>
 constexpr Layout<N> layout(std::string_view name, std::string_view citation, unsigned width, const Field (&rows)[N]) {
   Layout<N> result{name, citation, width, {}};
   std::copy(rows, rows + N, result.fields.begin());
+  for (std::size_t w = 0; w < result.words(); ++w) result.must_be_zero[w] = result.mask_of(FieldKind::MustBeZero, w);
   return result;
 }
 

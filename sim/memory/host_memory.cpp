@@ -107,9 +107,13 @@ void HostMemory::perform(MemoryAccess& access) {
         access.words[0] = read32(access.address);
         return;
       }
-      // One look-up for all words of a line.
+      // One look-up for all words of a line; a walk reads single words.
       const std::size_t count = access.bytes / 8U;
       const std::uint64_t* words = find(access.address);
+      if (count == 1) {
+        access.words[0] = words != nullptr ? *words : 0;
+        return;
+      }
       if (words != nullptr && word_in_page(access.address) + count <= std::tuple_size_v<Page>)
         std::copy_n(words, count, access.words.begin());
       else
