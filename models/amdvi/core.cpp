@@ -6,6 +6,7 @@
 
 #include "models/amdvi/decoded_context.hpp"
 #include "sim/base/check.hpp"
+#include "sim/translation/answers.hpp"
 
 namespace iommu::amdvi {
 
@@ -239,16 +240,17 @@ GuestFormat Core::guest_format(const TranslationRequest& request) const {
                       .mark_dirty = get<kControl, "GDUpdateDis">(control) == 0});
 }
 
+// Not a coroutine itself, so that a walk has one frame less.
 Task<TranslationResponse> Core::walk(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids) {
-  if (const auto answer = answer_without_tables(request)) co_return *answer;
-  if (const auto answer = answer_from_context(request, context)) co_return *answer;
+  if (const auto answer = answer_without_tables(request)) return at_once(*answer);
+  if (const auto answer = answer_from_context(request, context)) return at_once(*answer);
   switch (context.kind) {
     case ContextKind::Stage1:
-      co_return co_await walk_guest(request, context, memory, aids);
+      return walk_guest(request, context, memory, aids);
     case ContextKind::Nested:
-      co_return co_await walk_nested(request, context, memory, aids);
+      return walk_nested(request, context, memory, aids);
     default:
-      co_return co_await walk_host(request, context, memory, aids);
+      return walk_host(request, context, memory, aids);
   }
 }
 

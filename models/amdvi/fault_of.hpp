@@ -4,7 +4,7 @@
 
 #include "models/amdvi/decoded_context.hpp"
 #include "models/amdvi/spec.hpp"
-#include "sim/translation/iommu_core.hpp"
+#include "sim/translation/answers.hpp"
 
 namespace iommu::amdvi {
 
@@ -18,15 +18,7 @@ struct EventContext {
 
 [[nodiscard]] inline Fault fault_of(const TranslationRequest& request, const FaultRow* row, Stage stage,
                                     const EventContext& context) {
-  Fault fault;
-  fault.row = row;
-  fault.stage = stage;
-  fault.address = request.address;
-  fault.access = request.access;
-  fault.requester = request.requester;
-  fault.pasid = request.pasid;
-  fault.type = request.type;
-  fault.privileged = request.privileged;
+  Fault fault = iommu::fault_of(request, row, stage);
   // Page faults of translation requests are answered, not logged. [§2.1.3.2]
   fault.suppressed = row->qualified && (context.suppress_all || request.type == AddressType::TranslationRequest);
   fault.family_bits = pack<kEventBits>({

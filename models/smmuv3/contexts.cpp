@@ -6,6 +6,7 @@
 #include "models/smmuv3/core.hpp"
 #include "models/smmuv3/decoded_context.hpp"
 #include "models/smmuv3/register_rows.hpp"
+#include "sim/translation/answers.hpp"
 
 namespace iommu::smmuv3 {
 
@@ -66,7 +67,7 @@ AtsMode Core::ats_mode(const Ste& ste) const {
 Task<Core::Located8> Core::read_ste(TranslationRequest request, MemoryPort& memory) const {
   Located8 result;
   const auto fail = [&](const FaultRow* row, std::uint64_t address) {
-    result.fault = plain_fault(request, row, Stage::Context);
+    result.fault = fault_of(request, row, Stage::Context);
     if (row == kFault<"F_STE_FETCH">) result.fault->table_entry = Hpa(address);
     if (row == kFault<"C_BAD_STREAMID">) result.fault->suppressed = get<kCr2, "RECINVSID">(reg(kRegCr2)) == 0;
   };
@@ -234,7 +235,7 @@ Task<Core::Located8> Core::read_cd(TranslationRequest request, Ste ste, Context 
                                    MemoryPort& memory) {
   Located8 result;
   const auto fail = [&](const FaultRow* row, Hpa address) {
-    result.fault = plain_fault(request, row, Stage::Context);
+    result.fault = fault_of(request, row, Stage::Context);
     if (row == kFault<"F_CD_FETCH">) result.fault->table_entry = address;
   };
   const std::uint64_t contexts = capabilities_.substream_bits == 0 ? 0 : get<kSte, "S1CDMax">(ste);
@@ -354,10 +355,10 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
   const Located8 stream = co_await read_ste(request, memory);
   if (stream.fault) co_return stop(*stream.fault);
   const Ste& ste = stream.words;
-  if (is_illegal(ste)) co_return stop(plain_fault(request, kFault<"C_BAD_STE">, Stage::Context));
+  if (is_illegal(ste)) co_return stop(fault_of(request, kFault<"C_BAD_STE">, Stage::Context));
   const StreamConfig config = config_of(ste);
   if (config == StreamConfig::Abort) {
-    Fault fault = plain_fault(request, kFault<"abort">, Stage::Context);
+    Fault fault = fault_of(request, kFault<"abort">, Stage::Context);
     fault.suppressed = true;
     co_return stop(fault);
   }
@@ -367,7 +368,7 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
   if (capabilities_.privilege_override)
     context.family_bits = with<kDecoded, "privilege">(context.family_bits, get<kSte, "PRIVCFG">(ste));
   if (const auto refused = refused_by_kind(request, context)) co_return stop(*refused);
-  if (const FaultRow* row = check_substream(request, ste)) co_return stop(plain_fault(request, row, Stage::Context));
+  if (const FaultRow* row = check_substream(request, ste)) co_return stop(fault_of(request, row, Stage::Context));
 
   if (has_stage(ste, StreamConfig::Stage2)) {
     context.kind = ContextKind::Stage2;
@@ -380,7 +381,7 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
     const std::uint64_t index = request.pasid ? request.pasid->value() : 0;
     const Located8 cd = co_await read_cd(request, ste, context, index, memory);
     if (cd.fault) co_return stop(*cd.fault);
-    if (is_illegal(cd.words, ste)) co_return stop(plain_fault(request, kFault<"C_BAD_CD">, Stage::Context));
+    if (is_illegal(cd.words, ste)) co_return stop(fault_of(request, kFault<"C_BAD_CD">, Stage::Context));
     decode_stage1(cd.words, context);
     context.stage1_entry = {ste[0], ste[1]};
     context.process = AsidTag(static_cast<std::uint32_t>(index));

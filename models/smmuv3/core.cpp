@@ -6,6 +6,7 @@
 
 #include "models/smmuv3/decoded_context.hpp"
 #include "models/smmuv3/register_rows.hpp"
+#include "sim/translation/answers.hpp"
 
 namespace iommu::smmuv3 {
 
@@ -16,8 +17,6 @@ constexpr std::uint8_t kWholeSpaceLg2 = 63;
 TranslationResponse bypass(const TranslationRequest& request) {
   return Translation{Hpa(request.address.value()), kWholeSpaceLg2, kReadWrite, {}, true};
 }
-
-Task<TranslationResponse> answer(TranslationResponse response) { co_return response; }
 
 AtsMode ats_of(const Context& context) { return static_cast<AtsMode>(get<kDecoded, "ats">(context.family_bits)); }
 
@@ -72,7 +71,7 @@ std::optional<TranslationResponse> Core::answer_without_tables(const Translation
   const std::uint64_t control = reg(kRegCr0);
   if (get<kCr0, "SMMUEN">(control) == 0) {
     if (get<kGbpa, "ABORT">(reg(kRegGbpa)) == 0) return bypass(request);
-    Fault fault = plain_fault(request, kFault<"abort">, Stage::Context);
+    Fault fault = fault_of(request, kFault<"abort">, Stage::Context);
     fault.suppressed = true;
     return fault;
   }
@@ -85,7 +84,7 @@ std::optional<TranslationResponse> Core::answer_without_tables(const Translation
 // Of the two behaviours allowed for addresses beyond the OAS, the one without truncation. [§3.9.1.1]
 TranslationResponse Core::pass_translated(const TranslationRequest& request) const {
   if (!capabilities_.beyond_output(request.address.value())) return bypass(request);
-  Fault fault = plain_fault(request, kFault<"abort">, Stage::Context);
+  Fault fault = fault_of(request, kFault<"abort">, Stage::Context);
   fault.suppressed = true;
   return fault;
 }
@@ -103,19 +102,6 @@ bool Core::is_privileged(const TranslationRequest& request, const Context& conte
   }
 }
 
-Fault Core::plain_fault(const TranslationRequest& request, const FaultRow* row, Stage stage) const {
-  Fault fault;
-  fault.row = row;
-  fault.stage = stage;
-  fault.address = request.address;
-  fault.access = request.access;
-  fault.requester = request.requester;
-  fault.pasid = request.pasid;
-  fault.type = request.type;
-  fault.privileged = request.privileged;
-  return fault;
-}
-
 // Only untranslated transactions stall; the record is then made in any case. [§5.5]
 void Core::stall(Fault& fault) {
   if (fault.type != AddressType::Untranslated || stalled_.size() >= capabilities_.stalls) return;
@@ -128,7 +114,7 @@ void Core::stall(Fault& fault) {
 // One of the four translation-related faults, or of a walk's external aborts, at stage 1. [§5.5 A, R, S]
 Fault Core::stage1_fault(const TranslationRequest& request, const Context& context, const FaultRow* row) {
   const std::uint64_t bits = context.family_bits;
-  Fault fault = plain_fault(request, row, Stage::Stage1);
+  Fault fault = fault_of(request, row, Stage::Stage1);
   fault.family_bits = pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(FaultingAccess::Input)},
                                           {"table_read", 1},
                                           {"privileged", is_privileged(request, context) ? 1U : 0U}});
@@ -142,7 +128,7 @@ Fault Core::stage1_fault(const TranslationRequest& request, const Context& conte
 Fault Core::stage2_fault(const TranslationRequest& request, const Context& context, const FaultRow* row,
                          const Origin& origin) {
   const std::uint64_t bits = context.family_bits;
-  Fault fault = plain_fault(request, row, Stage::Stage2);
+  Fault fault = fault_of(request, row, Stage::Stage2);
   fault.gpa = origin.intermediate;
   fault.family_bits = pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(origin.access)},
                                           {"stage2", 1},
@@ -194,9 +180,8 @@ TranslationResponse Core::refuse(Fault refused) const {
 std::optional<Fault> Core::refused_by_kind(const TranslationRequest& request, const Context& context) const {
   if (ats_of(context) != AtsMode::Disabled) return std::nullopt;
   if (request.type == AddressType::TranslationRequest)
-    return plain_fault(request, kFault<"F_BAD_ATS_TREQ">, Stage::Context);
-  if (request.type == AddressType::Translated)
-    return plain_fault(request, kFault<"F_TRANSL_FORBIDDEN">, Stage::Context);
+    return fault_of(request, kFault<"F_BAD_ATS_TREQ">, Stage::Context);
+  if (request.type == AddressType::Translated) return fault_of(request, kFault<"F_TRANSL_FORBIDDEN">, Stage::Context);
   return std::nullopt;
 }
 
@@ -227,22 +212,22 @@ Stage2Format Core::stage2_format(const Context& context, FaultingAccess access) 
 
 // No coroutine itself: a walk costs two frames, not three.
 Task<TranslationResponse> Core::walk(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids) {
-  if (const auto known = answer_without_tables(request)) return answer(*known);
-  if (const auto fault = refused_by_kind(request, context)) return answer(*fault);
+  if (const auto known = answer_without_tables(request)) return at_once(*known);
+  if (const auto fault = refused_by_kind(request, context)) return at_once(*fault);
   const bool translated = request.type == AddressType::Translated;
   // With split stages the requester holds intermediate addresses. [§13.6.3]
-  if (translated && ats_of(context) != AtsMode::SplitStage) return answer(pass_translated(request));
+  if (translated && ats_of(context) != AtsMode::SplitStage) return at_once(pass_translated(request));
   if (!translated && (context.kind == ContextKind::Stage1 || context.kind == ContextKind::Nested))
     return walk_stage1(request, context, memory, aids);
   // Stage 1 is bypassed: its output is the input, if it has that many bits. [§3.4]
   if (capabilities_.beyond_output(request.address.value())) {
-    Fault fault = plain_fault(request, kFault<"F_ADDR_SIZE">, Stage::Stage1);
+    Fault fault = fault_of(request, kFault<"F_ADDR_SIZE">, Stage::Stage1);
     fault.family_bits = pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(FaultingAccess::Input)},
                                             {"table_read", 1},
                                             {"privileged", is_privileged(request, context) ? 1U : 0U}});
-    return answer(refuse(fault));
+    return at_once(refuse(fault));
   }
-  if (context.kind == ContextKind::Bypass) return answer(bypass(request));
+  if (context.kind == ContextKind::Bypass) return at_once(bypass(request));
   return walk_stage2(request, context, memory, aids);
 }
 

@@ -94,7 +94,6 @@ class Core final : public IommuCore {
   [[nodiscard]] Stage2Format stage2_format(const Context& context, FaultingAccess access) const;
   [[nodiscard]] bool is_privileged(const TranslationRequest& request, const Context& context) const;
   [[nodiscard]] std::optional<Fault> refused_by_kind(const TranslationRequest& request, const Context& context) const;
-  [[nodiscard]] Fault plain_fault(const TranslationRequest& request, const FaultRow* row, Stage stage) const;
   [[nodiscard]] Fault stage1_fault(const TranslationRequest& request, const Context& context, const FaultRow* row);
   [[nodiscard]] Fault stage2_fault(const TranslationRequest& request, const Context& context, const FaultRow* row,
                                    const Origin& origin);

@@ -48,16 +48,9 @@ constexpr std::array kLayouts{
 };
 // clang-format on
 
-constexpr const LayoutView* find(std::string_view name) {
-  for (const LayoutView& layout : kLayouts)
-    if (layout.name == name) return &layout;
-  return nullptr;
-}
-// Of the layouts of one name, the one with these fields; where there is none such, any.
+constexpr const LayoutView* find(std::string_view name) { return find_layout(kLayouts, name); }
 const LayoutView* find(std::string_view name, std::span<const Field> fields) {
-  for (const LayoutView& layout : kLayouts)
-    if (layout.name == name && layout.fields.data() == fields.data()) return &layout;
-  return find(name);
+  return find_layout(kLayouts, name, fields);
 }
 
 // The structures differ in size from their first-level descriptors, and streams come before contexts.
@@ -85,10 +78,7 @@ const LayoutView* page_entry(const PageEntryRead& read) {
 const LayoutView* event(std::span<const std::uint64_t> /*words*/) { return find("event record"); }
 
 std::vector<RegisterPlace> registers(IommuCore& /*core*/) {
-  std::vector<RegisterPlace> places;
-  for (const RegisterRow& row : register_rows(Identity{}))
-    places.push_back({row.name, row.offset, row.bytes, find(row.name)});
-  return places;
+  return register_places(register_rows(Identity{}), kLayouts);
 }
 
 }  // namespace

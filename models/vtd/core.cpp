@@ -6,6 +6,7 @@
 
 #include "models/vtd/decoded_context.hpp"
 #include "models/vtd/fault_of.hpp"
+#include "sim/translation/answers.hpp"
 
 namespace iommu::vtd {
 
@@ -130,8 +131,6 @@ TranslationResponse refuse(const Fault& refused) {
 TranslationResponse bypass(const TranslationRequest& request) {
   return Translation{Hpa(request.address.value()), kWholeSpaceLg2, kReadWrite, {}, true};
 }
-
-Task<TranslationResponse> at_once(TranslationResponse response) { co_return response; }
 
 }  // namespace
 

@@ -46,17 +46,9 @@ constexpr std::array kLayouts{
 };
 // clang-format on
 
-constexpr const LayoutView* find(std::string_view name) {
-  for (const LayoutView& layout : kLayouts)
-    if (layout.name == name) return &layout;
-  return nullptr;
-}
-
-// Of the layouts of one name, the one with these fields.
+constexpr const LayoutView* find(std::string_view name) { return find_layout(kLayouts, name); }
 const LayoutView* find(std::string_view name, std::span<const Field> fields) {
-  for (const LayoutView& layout : kLayouts)
-    if (layout.name == name && layout.fields.data() == fields.data()) return &layout;
-  return nullptr;
+  return find_layout(kLayouts, name, fields);
 }
 
 // Root and context entries differ in size between the modes, so the reads themselves tell them apart.

@@ -2,7 +2,7 @@
 // A fault of a request, with what recording it needs.
 #pragma once
 
-#include "sim/translation/request.hpp"
+#include "sim/translation/answers.hpp"
 
 namespace iommu::vtd {
 
@@ -10,15 +10,7 @@ enum class Recording : std::uint8_t { Enabled, Disabled };  // Disabled: some FP
 
 [[nodiscard]] inline Fault fault_of(const TranslationRequest& request, const FaultRow* row, Stage stage,
                                     Recording recording) {
-  Fault fault;
-  fault.row = row;
-  fault.stage = stage;
-  fault.address = request.address;
-  fault.access = request.access;
-  fault.requester = request.requester;
-  fault.pasid = request.pasid;
-  fault.type = request.type;
-  fault.privileged = request.privileged;
+  Fault fault = iommu::fault_of(request, row, stage);
   fault.suppressed = row->qualified && recording == Recording::Disabled;
   return fault;
 }

@@ -27,12 +27,34 @@ constexpr LayoutView view_of(std::string_view name = kLayout.name) {
   return {name, kLayout.name, kLayout.citation, kLayout.width, kLayout.fields};
 }
 
+// The first layout of a name; null when there is none.
+[[nodiscard]] constexpr const LayoutView* find_layout(std::span<const LayoutView> all, std::string_view name) {
+  for (const LayoutView& layout : all)
+    if (layout.name == name) return &layout;
+  return nullptr;
+}
+// Of the layouts of one name, the one with these fields; where there is none such, the first.
+[[nodiscard]] inline const LayoutView* find_layout(std::span<const LayoutView> all, std::string_view name,
+                                                   std::span<const Field> fields) {
+  for (const LayoutView& layout : all)
+    if (layout.name == name && layout.fields.data() == fields.data()) return &layout;
+  return find_layout(all, name);
+}
+
 struct RegisterPlace {
   std::string_view name;
   std::uint64_t offset = 0;
   unsigned bytes = 4;                  // 4 or a multiple of 8
   const LayoutView* layout = nullptr;  // null: an address, or unknown
 };
+
+// Of registers whose rows have the names of their layouts.
+template <typename Rows>
+[[nodiscard]] std::vector<RegisterPlace> register_places(const Rows& rows, std::span<const LayoutView> all) {
+  std::vector<RegisterPlace> places;
+  for (const auto& row : rows) places.push_back({row.name, row.offset, row.bytes, find_layout(all, row.name)});
+  return places;
+}
 
 // One read of device tables.
 struct DeviceTableRead {
