@@ -53,20 +53,12 @@ TEST(AmdViDriver, RingHoldsWhatWasAskedFor) {
     Unit unit(o);
     unit.bring_up();
     const CommandRing ring = unit.driver.ring();
-    EXPECT_GE(ring.entries, std::min(entries, 32768U));
-    EXPECT_EQ(ring.base % (std::uint64_t{ring.entries} * ring.entry_bytes), 0U);
+    unit.expect_ring_holds(std::min(entries, 32768U));
     EXPECT_EQ((1U << get<kRingBase, "Len">(unit.core.mmio_read(offset::kCommandBase, 8))), ring.entries);
   }
 }
 TEST(AmdViDriver, BringUpWithoutMemoryFailsAndKeepsNothing) {
-  for (const std::uint64_t available : {0U, 1U, 2U, 511U, 512U, 513U}) {
-    HostMemory host(1_GiB);
-    FrameAllocator frames(Mfn(0x200), available);
-    HostTableMemory memory(host, frames);
-    Driver driver{DriverOptions{}};
-    EXPECT_FALSE(driver.bring_up(memory)) << available;
-    EXPECT_EQ(frames.used(), 0U) << available;
-  }
+  for (const std::uint64_t pages : {0U, 1U, 2U, 511U, 512U, 513U}) iommu::test::expect_bring_up_fails<Driver>(pages);
 }
 
 class AmdViAttach : public testing::TestWithParam<std::tuple<ContextKind, unsigned, bool>> {};
@@ -86,22 +78,11 @@ TEST_P(AmdViAttach, CoreTranslatesWhatTheDriverMapped) {
   mapped.map({.input = input, .output = kOutput, .permissions = kReadOnly});
   const ContextSetting setting{
       .kind = kind, .domain = DomainTag(7), .stage1 = stage1->root(), .stage2 = stage2->root()};
-  const TableEdit edit = unit.driver.attach(device, setting, unit.memory);
-  ASSERT_EQ(edit.status, EditStatus::Ok);
-  EXPECT_TRUE(edit.added && !edit.modified);
-
-  const auto context = unit.core.find_context({.requester = device, .pasid = {}, .address = Iova(0)}, unit.port).run();
-  ASSERT_TRUE(std::holds_alternative<Context>(context));
-  EXPECT_EQ(std::get<Context>(context).kind, kind);
-  EXPECT_EQ(std::get<Context>(context).domain, DomainTag(7));
-  const std::uint64_t expected = kind == ContextKind::Bypass ? input : kOutput;
-  EXPECT_EQ(print(unit.translate(device, input + 0x10)), std::to_string(expected + 0x10));
-  EXPECT_EQ(std::holds_alternative<Fault>(unit.translate(device, input, Access::Write)), kind != ContextKind::Bypass);
-
-  const TableEdit gone = unit.driver.detach(device, unit.memory);
-  EXPECT_TRUE(gone.modified && !gone.added);
-  EXPECT_EQ(print(unit.translate(device, input)), "IO_PAGE_FAULT.untranslated");
-  EXPECT_EQ(unit.driver.detach(device, unit.memory).entries_written, 0U);
+  const auto context = unit.attach(device, setting);
+  ASSERT_TRUE(context);
+  EXPECT_EQ(context->domain, DomainTag(7));
+  unit.expect_mapped(device, kind, input, kOutput);
+  unit.expect_detach_blocks(device, input, "IO_PAGE_FAULT.untranslated");
 }
 INSTANTIATE_TEST_SUITE_P(Kinds, AmdViAttach,
                          testing::Combine(testing::Values(ContextKind::Bypass, ContextKind::Stage1, ContextKind::Stage2,
@@ -327,13 +308,7 @@ TEST(AmdViDriver, FenceWritesItsStatusWord) {
   Unit unit(options(ContextKind::Stage2));
   unit.bring_up();
   EXPECT_EQ(unit.driver.ring().fence_bytes, 8U);
-  const auto effects = unit.execute({unit.driver.encode_fence(0x2008, 0xcafe)});
-  ASSERT_EQ(effects.size(), 1U);
-  ASSERT_TRUE(effects[0].fence && effects[0].fence->status);
-  EXPECT_EQ(effects[0].fence->status->address, Hpa(0x2008));
-  EXPECT_EQ(effects[0].fence->status->data, 0xcafeU);
-  EXPECT_EQ(effects[0].fence->status->bytes, 8U);
-  EXPECT_FALSE(effects[0].fence->interrupt);
+  unit.expect_fence_writes_status();
 }
 
 // What Xen and Linux flush after a change of an entry: the entry, which hardware may hold in any case, and what the old

@@ -44,20 +44,11 @@ TEST(Smmuv3Driver, RingHoldsWhatWasAskedFor) {
     o.features.command_ring_entries = entries;
     Unit unit(o);
     unit.bring_up();
-    const CommandRing ring = unit.driver.ring();
-    EXPECT_GE(ring.entries, std::min(entries, 1U << kLargestQueueLg2));
-    EXPECT_EQ(ring.base % (std::uint64_t{ring.entries} * ring.entry_bytes), 0U);
+    unit.expect_ring_holds(std::min(entries, 1U << kLargestQueueLg2));
   }
 }
 TEST(Smmuv3Driver, BringUpWithoutMemoryFailsAndKeepsNothing) {
-  for (std::uint64_t available = 0; available < 4; ++available) {
-    HostMemory host(1_GiB);
-    FrameAllocator frames(Mfn(1), available);
-    HostTableMemory memory(host, frames);
-    Driver driver{DriverOptions{}};
-    EXPECT_FALSE(driver.bring_up(memory));
-    EXPECT_EQ(frames.used(), 0U);
-  }
+  for (std::uint64_t pages = 0; pages < 4; ++pages) iommu::test::expect_bring_up_fails<Driver>(pages);
 }
 
 class Smmuv3Attach : public testing::TestWithParam<std::tuple<ContextKind, unsigned, unsigned>> {};
@@ -87,28 +78,18 @@ TEST_P(Smmuv3Attach, CoreTranslatesWhatTheDriverMapped) {
             EditStatus::Ok);
     const ContextSetting setting{
         .kind = kind, .domain = DomainTag(7), .stage1 = stage1->root(), .stage2 = stage2->root()};
-    const TableEdit edit = unit.driver.attach(device, setting, unit.memory);
-    ASSERT_EQ(edit.status, EditStatus::Ok);
-    EXPECT_TRUE(edit.added && !edit.modified);
-    const auto found = unit.core.find_context({.requester = device, .pasid = {}, .address = Iova(0)}, unit.port).run();
-    ASSERT_TRUE(std::holds_alternative<Context>(found)) << std::get<Fault>(found).row->name;
-    const Context& context = std::get<Context>(found);
-    EXPECT_EQ(context.kind, kind);
-    if (kind != ContextKind::Bypass) EXPECT_EQ(context.domain, DomainTag(7));
+    const auto context = unit.attach(device, setting);
+    ASSERT_TRUE(context);
+    if (kind != ContextKind::Bypass) EXPECT_EQ(context->domain, DomainTag(7));
     const std::uint64_t input = (1ULL << bits) - page;
-    const std::uint64_t expected = kind == ContextKind::Bypass ? input : kOutput;
-    EXPECT_EQ(print(unit.translate(device, input + 0x10)), std::to_string(expected + 0x10));
-    EXPECT_EQ(std::holds_alternative<Fault>(unit.translate(device, input, Access::Write)), kind != ContextKind::Bypass);
+    unit.expect_mapped(device, kind, input, kOutput);
     // Software that reads foreign tables sees the same.
     if (kind == ContextKind::Stage1) {
-      const auto view = unit.driver.view_table(TableKind::Stage1, context.stage1, unit.memory);
+      const auto view = unit.driver.view_table(TableKind::Stage1, context->stage1, unit.memory);
       ASSERT_TRUE(view->lookup(input));
       EXPECT_EQ(view->lookup(input)->output, kOutput);
     }
-    const TableEdit gone = unit.driver.detach(device, unit.memory);
-    EXPECT_TRUE(gone.modified && !gone.added);
-    EXPECT_EQ(print(unit.translate(device, input)), "C_BAD_STE");
-    EXPECT_EQ(unit.driver.detach(device, unit.memory).entries_written, 0U);
+    unit.expect_detach_blocks(device, input, "C_BAD_STE");
   }
 }
 INSTANTIATE_TEST_SUITE_P(Kinds, Smmuv3Attach,
@@ -321,13 +302,7 @@ TEST(Smmuv3Driver, UnderNestingAStage2RangeTakesTheWholeDomain) {
 TEST(Smmuv3Driver, FenceWritesItsStatusWord) {
   Unit unit(options(ContextKind::Stage2));
   unit.bring_up();
-  const auto effects = unit.execute({unit.driver.encode_fence(0x2004, 0xcafe)});
-  ASSERT_EQ(effects.size(), 1U);
-  ASSERT_TRUE(effects[0].fence && effects[0].fence->status);
-  EXPECT_EQ(effects[0].fence->status->address, Hpa(0x2004));
-  EXPECT_EQ(effects[0].fence->status->data, 0xcafeU);
-  EXPECT_EQ(effects[0].fence->status->bytes, 4U);
-  EXPECT_FALSE(effects[0].fence->is_barrier);
+  unit.expect_fence_writes_status();
 }
 
 // Kills: no CMD_CFGI_STE after an entry became valid (an invalid one may have been cached), or the new domain flushed.

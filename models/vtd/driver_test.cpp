@@ -51,20 +51,11 @@ TEST(VtdDriver, RingHoldsWhatWasAskedFor) {
     o.features.command_ring_entries = entries;
     Unit unit(o);
     unit.bring_up();
-    EXPECT_GE(unit.driver.ring().entries, std::min(entries, 32768U));
-    EXPECT_EQ(unit.driver.ring().base % (std::uint64_t{unit.driver.ring().entries} * unit.driver.ring().entry_bytes),
-              0U);
+    unit.expect_ring_holds(std::min(entries, 32768U));
   }
 }
 TEST(VtdDriver, BringUpWithoutMemoryFailsAndKeepsNothing) {
-  for (std::uint64_t available = 0; available < 2; ++available) {
-    HostMemory host(1_GiB);
-    FrameAllocator frames(Mfn(1), available);
-    HostTableMemory memory(host, frames);
-    Driver driver{DriverOptions{}};
-    EXPECT_FALSE(driver.bring_up(memory));
-    EXPECT_EQ(frames.used(), 0U);
-  }
+  for (const std::uint64_t pages : {0U, 1U}) iommu::test::expect_bring_up_fails<Driver>(pages);
 }
 
 class VtdAttach : public testing::TestWithParam<std::tuple<ContextKind, unsigned, bool>> {};
@@ -84,22 +75,11 @@ TEST_P(VtdAttach, CoreTranslatesWhatTheDriverMapped) {
   mapped.map({.input = input, .output = kOutput, .permissions = kReadOnly});
   const ContextSetting setting{
       .kind = kind, .domain = DomainTag(7), .stage1 = stage1->root(), .stage2 = stage2->root()};
-  const TableEdit edit = unit.driver.attach(device, setting, unit.memory);
-  ASSERT_EQ(edit.status, EditStatus::Ok);
-  EXPECT_TRUE(edit.added && !edit.modified);
-
-  const auto context = unit.core.find_context({.requester = device, .pasid = {}, .address = Iova(0)}, unit.port).run();
-  ASSERT_TRUE(std::holds_alternative<Context>(context));
-  EXPECT_EQ(std::get<Context>(context).kind, kind);
-  EXPECT_EQ(std::get<Context>(context).domain, DomainTag(7));
-  const std::uint64_t expected = kind == ContextKind::Bypass ? input : kOutput;
-  EXPECT_EQ(print(unit.translate(device, input + 0x10)), std::to_string(expected + 0x10));
-  EXPECT_EQ(std::holds_alternative<Fault>(unit.translate(device, input, Access::Write)), kind != ContextKind::Bypass);
-
-  const TableEdit gone = unit.driver.detach(device, unit.memory);
-  EXPECT_TRUE(gone.modified && !gone.added);
-  EXPECT_EQ(print(unit.translate(device, input)), options(kind).stage1 ? "SPT.2" : "LCT.2");
-  EXPECT_EQ(unit.driver.detach(device, unit.memory).entries_written, 0U);
+  const auto context = unit.attach(device, setting);
+  ASSERT_TRUE(context);
+  EXPECT_EQ(context->domain, DomainTag(7));
+  unit.expect_mapped(device, kind, input, kOutput);
+  unit.expect_detach_blocks(device, input, options(kind).stage1 ? "SPT.2" : "LCT.2");
 }
 INSTANTIATE_TEST_SUITE_P(Kinds, VtdAttach,
                          testing::Combine(testing::Values(ContextKind::Bypass, ContextKind::Stage1, ContextKind::Stage2,
@@ -269,12 +249,7 @@ TEST(VtdDriver, FenceWritesItsStatusWord) {
   for (const ContextKind kind : {ContextKind::Stage2, ContextKind::Stage1}) {
     Unit unit(options(kind));
     unit.bring_up();
-    const auto effects = unit.execute({unit.driver.encode_fence(0x2004, 0xcafe)});
-    ASSERT_EQ(effects.size(), 1U);
-    ASSERT_TRUE(effects[0].fence && effects[0].fence->status);
-    EXPECT_EQ(effects[0].fence->status->address, Hpa(0x2004));
-    EXPECT_EQ(effects[0].fence->status->data, 0xcafeU);
-    EXPECT_FALSE(effects[0].fence->interrupt);
+    unit.expect_fence_writes_status();
   }
 }
 

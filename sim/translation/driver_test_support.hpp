@@ -8,6 +8,9 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 #include "sim/base/rng.hpp"
@@ -55,6 +58,46 @@ struct DrivenUnit {
     return translate({.requester = requester, .pasid = {}, .address = Iova(address), .access = access});
   }
 
+  // Attaches a device that was blocked; what the core finds for it then.
+  std::optional<Context> attach(RequesterId device, const ContextSetting& setting) {
+    const TableEdit edit = driver.attach(device, setting, memory);
+    EXPECT_EQ(edit.status, EditStatus::Ok);
+    EXPECT_TRUE(edit.added && !edit.modified);
+    const ContextResult found = core.find_context({.requester = device, .pasid = {}, .address = Iova(0)}, port).run();
+    const auto* context = std::get_if<Context>(&found);
+    EXPECT_NE(context, nullptr) << std::get<Fault>(found).row->name;
+    if (context == nullptr) return std::nullopt;
+    EXPECT_EQ(context->kind, setting.kind);
+    return *context;
+  }
+  // Of a page that is mapped read-only, or of any in bypass.
+  void expect_mapped(RequesterId device, ContextKind kind, std::uint64_t input, std::uint64_t output) {
+    const bool bypass = kind == ContextKind::Bypass;
+    EXPECT_EQ(print(translate(device, input + 0x10)), std::to_string((bypass ? input : output) + 0x10));
+    EXPECT_EQ(std::holds_alternative<Translation>(translate(device, input, Access::Write)), bypass);
+  }
+  void expect_detach_blocks(RequesterId device, std::uint64_t input, std::string_view row) {
+    const TableEdit gone = driver.detach(device, memory);
+    EXPECT_TRUE(gone.modified && !gone.added);
+    EXPECT_EQ(print(translate(device, input)), row);
+    EXPECT_EQ(driver.detach(device, memory).entries_written, 0U);
+  }
+  void expect_ring_holds(std::uint32_t entries) {
+    const CommandRing ring = driver.ring();
+    EXPECT_GE(ring.entries, entries);
+    EXPECT_EQ(ring.base % (std::uint64_t{ring.entries} * ring.entry_bytes), 0U);
+  }
+  void expect_fence_writes_status() {
+    const std::uint64_t at = 0x2000 + driver.ring().fence_bytes;
+    const auto effects = execute({driver.encode_fence(at, 0xcafe)});
+    ASSERT_EQ(effects.size(), 1U);
+    ASSERT_TRUE(effects[0].fence && effects[0].fence->status);
+    EXPECT_EQ(effects[0].fence->status->address, Hpa(at));
+    EXPECT_EQ(effects[0].fence->status->data, 0xcafeU);
+    EXPECT_EQ(effects[0].fence->status->bytes, driver.ring().fence_bytes);
+    EXPECT_FALSE(effects[0].fence->interrupt || effects[0].fence->is_barrier);
+  }
+
   // Into the ring, without telling the core.
   void put(const CommandWords& command) {
     const CommandRing ring = driver.ring();
@@ -88,6 +131,17 @@ struct DrivenUnit {
     return effects[0].scopes;
   }
 };
+
+// With this many pages of memory bring-up fails, and keeps none.
+template <typename Driver>
+void expect_bring_up_fails(std::uint64_t pages) {
+  HostMemory host(1_GiB);
+  FrameAllocator frames(Mfn(0x200), pages);
+  HostTableMemory memory(host, frames);
+  Driver driver{DriverOptions{}};
+  EXPECT_FALSE(driver.bring_up(memory)) << pages;
+  EXPECT_EQ(frames.used(), 0U) << pages;
+}
 
 // Random scopes and the tags of cached entries that may lie in them.
 class RandomScopes {
