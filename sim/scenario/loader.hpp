@@ -19,10 +19,10 @@ namespace iommu::scenario {
 using TraceCheck = std::function<std::string(const TraceWorkload& trace)>;
 
 struct LoadOptions {
-  std::vector<std::string> families;          // names of the registry
-  std::vector<std::string> platform_folders;  // searched after the folder platforms/ beside the scenario
+  std::vector<std::string> families;           // names of the registry
+  std::vector<std::string> platform_folders;   // searched after the folder platforms/ beside the scenario
   std::vector<std::string> select_families{};  // instead of the scenario's; none: the scenario's
-  TraceCheck check_trace{};                   // asked for every trace that a scenario names, when there is one
+  TraceCheck check_trace{};                    // asked for every trace that a scenario names, when there is one
 };
 
 struct Variation {

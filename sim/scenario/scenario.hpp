@@ -325,7 +325,7 @@ struct Scenario {
   std::vector<DomainSetting> domains;
   std::vector<DeviceSetting> devices;
   std::vector<StrategySetting> strategies;
-  std::vector<std::string> families;  // as in the registry: "vtd"
+  std::vector<std::string> families;             // as in the registry: "vtd"
   std::vector<FamilyPlatform> family_platforms;  // resolved already: `platform` is the machine of `families`
   std::vector<VarySetting> vary;
 };
