@@ -210,17 +210,10 @@ std::optional<TranslationResponse> Core::answer_from_context(const TranslationRe
 
 // The largest part of a page that may be cached: a cached copy must not reach into input that is answered otherwise.
 std::uint8_t Core::cacheable_lg2(std::uint64_t input, const Context& context, std::uint8_t page_lg2) const {
-  const std::uint64_t exclusion_first = get<kExclusionBase, "ExBase">(reg(kRegExclusionBase)) << kPageLg2;
-  const std::uint64_t exclusion_last = get<kExclusionLimit, "ExLimit">(reg(kRegExclusionLimit)) << kPageLg2;
-  const bool has_exclusion = is_excluded(exclusion_first, context);
-  const auto reaches = [&](std::uint8_t lg2) {
-    const std::uint64_t first = input & ~bits_between(0, lg2);
-    const std::uint64_t last = input | bits_between(0, lg2);
-    return (first <= kInterruptLast && last >= kInterruptFirst) ||
-           (has_exclusion && first <= exclusion_last && last >= exclusion_first);
-  };
-  while (page_lg2 > kPageLg2 && reaches(page_lg2)) --page_lg2;
-  return page_lg2;
+  page_lg2 = block_outside({kInterruptFirst, kInterruptLast}, input, page_lg2);
+  const AddressRange exclusion{get<kExclusionBase, "ExBase">(reg(kRegExclusionBase)) << kPageLg2,
+                               get<kExclusionLimit, "ExLimit">(reg(kRegExclusionLimit)) << kPageLg2};
+  return is_excluded(exclusion.first, context) ? block_outside(exclusion, input, page_lg2) : page_lg2;
 }
 
 TranslationResponse Core::respond(const TranslationRequest& request, const Context& context,
@@ -242,7 +235,6 @@ GuestFormat Core::guest_format(const TranslationRequest& request) const {
 
 // Not a coroutine itself, so that a walk has one frame less.
 Task<TranslationResponse> Core::walk(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids) {
-  if (const auto answer = answer_without_tables(request)) return at_once(*answer);
   if (const auto answer = answer_from_context(request, context)) return at_once(*answer);
   switch (context.kind) {
     case ContextKind::Stage1:

@@ -212,7 +212,6 @@ Stage2Format Core::stage2_format(const Context& context, FaultingAccess access) 
 
 // No coroutine itself: a walk costs two frames, not three.
 Task<TranslationResponse> Core::walk(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids) {
-  if (const auto known = answer_without_tables(request)) return at_once(*known);
   if (const auto fault = refused_by_kind(request, context)) return at_once(*fault);
   const bool translated = request.type == AddressType::Translated;
   // With split stages the requester holds intermediate addresses. [§13.6.3]

@@ -99,22 +99,14 @@ bool is_canonical(std::uint64_t address, Level top_level) {
   return (address & upper) == 0 || (address & upper) == upper;
 }
 
-// The largest block around the output that keeps clear of the interrupt range: a cached copy must not reach into it.
-std::uint8_t page_outside_interrupts(std::uint64_t output, std::uint8_t page_lg2) {
-  const auto overlaps = [output](std::uint8_t lg2) {
-    const std::uint64_t first = output >> lg2 << lg2;
-    return first <= kInterruptLast && first + bits_between(0, lg2) >= kInterruptFirst;
-  };
-  while (page_lg2 > kPageLg2 && overlaps(page_lg2)) --page_lg2;
-  return page_lg2;
-}
-
 TranslationResponse respond(const TranslationRequest& request, const Context& context, const WalkLeaf& leaf,
                             Stage stage) {
   if (is_interrupt_address(leaf.address))
     return fault(request, context, is_scalable(context) ? kFault<"SGN.8"> : kFault<"LGN.4">, stage);
-  Translation translation{Hpa(leaf.address), page_outside_interrupts(leaf.address, leaf.page_lg2), leaf.allowed,
-                          leaf.attributes, false};
+  constexpr AddressRange kInterrupts{kInterruptFirst, kInterruptLast};
+  std::uint8_t cacheable_lg2 = block_outside(kInterrupts, leaf.address, leaf.page_lg2);
+  if (!request.pasid) cacheable_lg2 = block_outside(kInterrupts, request.address.value(), cacheable_lg2);
+  Translation translation{Hpa(leaf.address), cacheable_lg2, leaf.allowed, leaf.attributes, false};
   if (get<kDecoded, "snoop">(context.family_bits) != 0) translation.attributes.snoop = true;
   return translation;
 }
@@ -193,7 +185,6 @@ std::optional<Fault> Core::blocked(const TranslationRequest& request, const Cont
 
 // Not a coroutine itself, so that a walk has one frame less.
 Task<TranslationResponse> Core::walk(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids) {
-  if (const auto answer = answer_without_tables(request)) return at_once(*answer);
   if (const auto fault = blocked(request, context)) return at_once(*fault);
   // A translated request carries a host-physical address that an ATS request was granted.
   if (request.type == AddressType::Translated || context.kind == ContextKind::Bypass) return at_once(bypass(request));

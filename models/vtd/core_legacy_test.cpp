@@ -247,6 +247,21 @@ TEST(VtdLegacyContext, APageAroundTheInterruptRangeIsCutForCaches) {
     EXPECT_EQ(row_of(bench.translate(page + (at - output))), "LGN.4");
 }
 
+// The same for input: beside interrupt messages a page translates, but no copy of it may answer for them. With PASID
+// the range means nothing. Kills: copies that swallow interrupt messages; pages cut where they need not be.
+TEST(VtdLegacyContext, APageWhoseInputReachesIntoTheInterruptRangeIsCutForCaches) {
+  constexpr std::uint64_t kBeside = 0xfed12345;
+  for (const Setting setting : {Setting::Legacy, Setting::SecondStage, Setting::FirstStage}) {
+    Bench bench(setting, {.leaf1 = 2, .leaf2 = 2}, Bench::full(), kBeside);
+    const auto response = bench.core.translate(bench.request, bench.port).run();
+    const auto* translation = std::get_if<Translation>(&response);
+    ASSERT_NE(translation, nullptr);
+    const std::uint64_t first = kBeside >> translation->page_lg2 << translation->page_lg2;
+    EXPECT_LT(first + (1ULL << translation->page_lg2) - 1, kInterruptFirst);
+    EXPECT_EQ(translation->page_lg2, 21);  // 0xfec00000 to 0xfedfffff
+  }
+}
+
 // Kills: tables read while translation is off; a root that takes effect when it is written instead of with SRTP.
 TEST(VtdLegacyContext, TranslationAndRootTakeEffectByCommand) {
   Bench bench(Setting::Legacy);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/app/device_run.hpp"
 
-#include <bit>
 #include <utility>
 #include <vector>
 
@@ -15,11 +14,6 @@
 namespace iommu {
 
 namespace {
-
-unsigned order_of(Bytes bytes) {
-  const std::uint64_t pages = (bytes.value() + kPageSize.value() - 1) >> kPageLg2;
-  return static_cast<unsigned>(std::bit_width(std::bit_ceil(pages)) - 1);
-}
 
 class NicRun final : public DeviceRun {
  public:
@@ -68,7 +62,7 @@ class RandomDmaRun final : public DeviceRun {
 
   Task<std::string> prepare() override {
     const scenario::RandomDmaWorkload& w = setting_.workload.random_dma;
-    const auto memory = e_.pages.allocate(order_of(w.window));
+    const auto memory = e_.pages.allocate(guest::order_for(w.window));
     if (!memory)
       co_return "the guest has no contiguous memory for a window of " + std::to_string(w.window.value()) + " bytes";
     const Permissions permissions = w.direction == scenario::DmaDirection::Read ? kReadOnly : kWriteOnly;

@@ -5,12 +5,13 @@
 #include <utility>
 
 #include "sim/base/check.hpp"
+#include "sim/scenario/schema.hpp"
 
 namespace iommu {
 
 namespace {
 
-// Below it, guests keep what firmware left there.
+// ASSUMPTION(machine-001): guest kernels leave the first MiB, where firmware keeps its tables, alone.
 constexpr Bytes kFirmware = 1_MiB;
 
 xen::TrapTarget trap_target(const scenario::StrategySetting& strategy) {
@@ -22,17 +23,9 @@ xen::TrapTarget trap_target(const scenario::StrategySetting& strategy) {
 }  // namespace
 
 const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind) {
-  switch (kind) {
-    case scenario::StrategyKind::Passthrough:
-      return strategy::kPassthrough;
-    case scenario::StrategyKind::PvIommu:
-      return strategy::kPvIommu;
-    case scenario::StrategyKind::Nested:
-      return strategy::kNested;
-    case scenario::StrategyKind::EmulatedViommu:
-      break;
-  }
-  return strategy::kEmulatedViommu;
+  const strategy::StrategyDescriptor* found = strategy::find_strategy(scenario::to_string(kind));
+  SIM_CHECK(found != nullptr, "every strategy of the schema is one of the strategies that there are");
+  return *found;
 }
 
 Guest::Guest(const GuestEnvironment& environment, const scenario::DomainSetting& setting,

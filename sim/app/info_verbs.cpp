@@ -14,6 +14,7 @@
 #include "sim/app/verbs.hpp"
 #include "sim/report/metrics.hpp"
 #include "sim/scenario/schema.hpp"
+#include "sim/strategy/strategy.hpp"
 
 namespace iommu {
 
@@ -144,11 +145,10 @@ int list_verb() {
       fmt::print("  {:<24} (not valid: {})\n", name, e.lines().front());
     }
   }
-  fmt::print("\nstrategies\n ");
-  for (const scenario::ObjectInfo* object : scenario::all_objects())
-    if (object->name == "strategy")
-      for (const std::string& word : object->keys.front().type.words) fmt::print(" {}", word);
-  fmt::print("\n\nfamilies\n ");
+  fmt::print("\nstrategies\n");
+  for (const strategy::StrategyDescriptor* s : strategy::kStrategies)
+    fmt::print("  {:<24} {}\n", s->name, s->description);
+  fmt::print("\nfamilies\n ");
   for (const std::string& family : family_names()) fmt::print(" {}", family);
   fmt::print("\n\nmetrics\n");
   for (const MetricInfo& info : all_metrics())

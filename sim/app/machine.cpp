@@ -11,7 +11,7 @@ namespace iommu {
 
 namespace {
 
-// Machine frames that nobody may have: what firmware keeps below 1 MiB.
+// ASSUMPTION(machine-002): the machine's first MiB belongs to firmware; Xen and guests get nothing of it.
 constexpr std::uint64_t kFirstFrame = 256;
 
 std::uint64_t frames_of(Bytes size) { return (size.value() >> kPageLg2) - kFirstFrame; }

@@ -109,6 +109,29 @@ class RandomScenario {
   std::uint64_t guests_ = 1;
 };
 
+// Cycles per I/O of what is under way when a measurement begins or ends: the count of a charge belongs to the side on
+// which it began, its time to the side on which it ended. A few charges on each vCPU, waits among them.
+double cycles_at_the_ends(const RunResult& run) {
+  constexpr double kCharges = 32;
+  double most = 1 + 0.03 * run.find("cpu.cycles_per_io").value_or(0);
+  for (const CostUse& cost : run.costs) {
+    const double cycles = run.find({"cpu.cycles_per_io", cost.row}).value_or(0);
+    most += cycles * std::min(1.0, kCharges / static_cast<double>(cost.count));
+  }
+  return most;
+}
+
+// Parts that reports break a whole into make up the whole.
+void expect_parts_to_add_up(const RunResult& run) {
+  const auto value = [&](MetricId metric) { return run.find(metric).value_or(0); };
+  double cycles = value({"cpu.wait_cycles_per_io", "locks"}) + value({"cpu.wait_cycles_per_io", "fences"});
+  for (const CostName& cost : kCostNames) cycles += value({"cpu.cycles_per_io", cost.key});
+  EXPECT_NEAR(cycles, value("cpu.cycles_per_io"), cycles_at_the_ends(run));
+  const double miss = value("miss.cost.queue") + value("miss.cost.context") + value("miss.cost.stage1") +
+                      value("miss.cost.stage2") + value("miss.cost.memory");
+  EXPECT_NEAR(miss, value("miss.cost.mean"), 0.01 * value("miss.cost.mean"));
+}
+
 void expect_well_behaved(std::uint64_t seed) {
   SCOPED_TRACE("scenario of seed " + std::to_string(seed));
   scenario::LoadOptions options;
@@ -137,6 +160,8 @@ void expect_well_behaved(std::uint64_t seed) {
     for (const std::string& failure : run->failures) ADD_FAILURE() << who << ": " << failure;
     EXPECT_GE(run->find("io.count").value_or(0), 400) << who;
     EXPECT_GT(run->warden.checked, 0U) << who;
+    SCOPED_TRACE(who);
+    expect_parts_to_add_up(*run);
   }
   EXPECT_GT(done, 0U);
 }

@@ -169,7 +169,10 @@ void set_cpu(RunResult& r, const Machine& machine, Picoseconds measured, double 
     const Picoseconds row = machine.scenario().platform.costs[cost.id].time;
     r.set({"cpu.cycles_per_io", cost.key}, cycles_per_io(row * static_cast<std::int64_t>(cpu.counts[cost.id])));
   }
-  r.set({"cpu.wait_cycles_per_io", "locks"}, cycles_per_io(cpu.times.spinning));
+  // The hand-over of a lock is a cost row already: rows and waits together are the whole.
+  const Picoseconds handover = machine.scenario().platform.costs[CostId::LockHandover].time *
+                               static_cast<std::int64_t>(cpu.counts[CostId::LockHandover]);
+  r.set({"cpu.wait_cycles_per_io", "locks"}, cycles_per_io(cpu.times.spinning - handover));
   r.set({"cpu.wait_cycles_per_io", "fences"}, cycles_per_io(cpu.times.polling));
   r.set({"cpu.wait_cycles_per_io", "idle"}, cycles_per_io(all - cpu.times.busy()));
   r.set_costs(machine.scenario().platform.costs, cpu.counts);

@@ -2,6 +2,7 @@
 // A guest kernel's own pages, and table memory made of them: addresses are guest-physical.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <optional>
 
@@ -11,6 +12,12 @@
 #include "sim/translation/table_driver.hpp"
 
 namespace iommu::guest {
+
+// The order of the smallest block that holds so many bytes.
+[[nodiscard]] constexpr unsigned order_for(Bytes bytes) {
+  const std::uint64_t pages = (bytes.value() + kPageSize.value() - 1) >> kPageLg2;
+  return static_cast<unsigned>(std::bit_width(std::bit_ceil(pages)) - 1);
+}
 
 // Hands out guest pages of one range, lowest first. All users of one kernel share it.
 class GuestPages {

@@ -8,13 +8,6 @@
 
 namespace iommu::guest {
 
-namespace {
-unsigned order_for(Bytes bytes) {
-  const std::uint64_t pages = (bytes.value() + kPageSize.value() - 1) >> kPageLg2;
-  return static_cast<unsigned>(std::bit_width(std::bit_ceil(pages)) - 1);
-}
-}  // namespace
-
 NicDriver::NicDriver(CpuPort& cpu, DmaApi& api, GuestPages& pages, const NicDriverSetting& setting)
     : cpu_(cpu), api_(api), pages_(pages), setting_(setting) {
   SIM_CHECK(setting.budget > 0, "a poll takes completions");

@@ -15,14 +15,9 @@ HostMemory::HostMemory(Bytes size) : size_(size) {
   SIM_CHECK(size.value() <= 1ULL << kMaxAddressLg2, "host memory is addressed with at most 52 bits");
 }
 
-void HostMemory::add_hole(Hpa base, Bytes length) { holes_.push_back({base, length}); }
-
 bool HostMemory::contains(Hpa address, std::uint64_t bytes) const {
   const std::uint64_t first = address.value();
-  if (bytes > size_.value() || first > size_.value() - bytes) return false;
-  return holes_.empty() || std::none_of(holes_.begin(), holes_.end(), [&](const Hole& hole) {
-           return first < (hole.base + hole.length).value() && hole.base.value() < first + bytes;
-         });
+  return bytes <= size_.value() && first <= size_.value() - bytes;
 }
 
 const std::uint64_t* HostMemory::find(Hpa address) const {

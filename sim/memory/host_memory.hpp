@@ -19,11 +19,10 @@ namespace iommu {
 
 class HostMemory {
  public:
-  // Memory decodes [0, size) except holes; anything else fails as on a bus. `size` is at most 2^52 bytes.
+  // Memory decodes [0, size); anything else fails as on a bus. `size` is at most 2^52 bytes.
   explicit HostMemory(Bytes size);
 
   [[nodiscard]] Bytes size() const { return size_; }
-  void add_hole(Hpa base, Bytes length);
   // Whether [address, address + bytes) is backed by memory.
   [[nodiscard]] bool contains(Hpa address, std::uint64_t bytes) const;
 
@@ -66,12 +65,7 @@ class HostMemory {
   void store32(Hpa address, std::uint32_t value);
   void notify(Hpa word_address);
 
-  struct Hole {
-    Hpa base;
-    Bytes length;
-  };
   Bytes size_;
-  std::vector<Hole> holes_;
   std::vector<std::unique_ptr<Segment>> segments_;
   std::uint64_t touched_ = 0;
   WriteHook write_hook_ = nullptr;

@@ -135,7 +135,7 @@ inline constexpr auto kCostKeys = [] {
 }();
 
 inline constexpr std::array kMetricFamilies{
-  MetricFamily{"invalidation.commands", kCommandKinds,   "1",      Better::Lower,   Digits::Integer, "Commands executed, by kind"},
+  MetricFamily{"invalidation.commands", kCommandKinds,   "1",      Better::Lower,   Digits::Integer, "Commands executed, by kind; one that invalidates several kinds counts as each"},
   MetricFamily{"guest.commands",        kCommandKinds,   "1",      Better::Neither, Digits::Integer, "Commands that the guest gave its virtual unit, by kind"},
   MetricFamily{"trace.recorded",                kCommandKinds,   "1",      Better::Neither, Digits::Integer, "Invalidations that the recorded driver issued, by kind (compare invalidation.commands)"},
   MetricFamily{"walk.reads",                    kWalkParts,      "1",      Better::Lower,   Digits::Integer, "Memory reads of walks, by what was read"},
@@ -144,7 +144,7 @@ inline constexpr std::array kMetricFamilies{
   MetricFamily{"hypervisor.hypercalls", kHypercallNames, "1",      Better::Lower,   Digits::Integer, "Hypercalls, by sub-operation"},
   MetricFamily{"hypervisor.exits",      kExitNames,      "1",      Better::Lower,   Digits::Integer, "Traps, by what was trapped; device_model: those that went on to the device model"},
   MetricFamily{"cpu.cycles_per_io",            kCostKeys,       "cycles", Better::Lower,   Digits::One,     "vCPU time per I/O, by cost row"},
-  MetricFamily{"cpu.wait_cycles_per_io",        kWaitNames,      "cycles", Better::Lower,   Digits::One,     "vCPU time per I/O spent waiting (idle is not part of cpu.cycles_per_io)"},
+  MetricFamily{"cpu.wait_cycles_per_io",        kWaitNames,      "cycles", Better::Lower,   Digits::One,     "vCPU time per I/O spent waiting, beside the cost rows (idle is not part of cpu.cycles_per_io)"},
 };
 // clang-format on
 

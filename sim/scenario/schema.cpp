@@ -352,7 +352,6 @@ void collect(const ObjectInfo& object, std::vector<const ObjectInfo*>& all) {
 }  // namespace
 
 std::string to_string(StrategyKind kind) { return word_of(kStrategyWords, kind); }
-std::string to_string(WorkloadKind kind) { return word_of(kWorkloadWords, kind); }
 
 const ObjectSchema<Scenario>& scenario_schema() {
   using K = Keys<Scenario>;

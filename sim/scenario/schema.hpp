@@ -31,6 +31,5 @@ struct PlatformRow {
 
 // The spelling of enumerators, as in scenarios and reports.
 [[nodiscard]] std::string to_string(StrategyKind kind);
-[[nodiscard]] std::string to_string(WorkloadKind kind);
 
 }  // namespace iommu::scenario

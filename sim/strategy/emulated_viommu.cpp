@@ -36,16 +36,11 @@ class EmulatedViommu final : public VirtualIommu<xen::ShadowTranslation> {
   }
 };
 
-constexpr std::array kKeys{
-    OptionKey{"placement", "who emulates the unit: xen, or device_model (user space behind Xen)"},
-};
-
 }  // namespace
 
 const StrategyDescriptor kEmulatedViommu{
     .name = "emulated_viommu",
     .description = "the guest drives an emulated unit in caching mode; Xen keeps a shadow of its tables",
-    .keys = kKeys,
     .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
     .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {

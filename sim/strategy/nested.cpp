@@ -22,16 +22,11 @@ DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor& fam
 
 using Nested = VirtualIommu<xen::NestedTranslation>;
 
-constexpr std::array kKeys{
-    OptionKey{"doorbell", "who answers the guest's doorbell: xen, or device_model (user space behind Xen)"},
-};
-
 }  // namespace
 
 const StrategyDescriptor kNested{
     .name = "nested",
     .description = "the guest owns stage-1 tables that hardware walks over Xen's stage 2; its doorbell traps",
-    .keys = kKeys,
     .host_driver =
         [](const UnitFeatures& host) {
           DriverOptions options{.features = host, .stage1 = true};

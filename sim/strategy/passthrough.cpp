@@ -53,7 +53,6 @@ class Passthrough final : public DmaStrategy {
 const StrategyDescriptor kPassthrough{
     .name = "passthrough",
     .description = "devices use guest-physical addresses; the guest is not protected from them",
-    .keys = {},
     .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<Passthrough>(environment);

@@ -164,20 +164,11 @@ class PvIommu final : public DmaStrategy {
   std::vector<std::unique_ptr<PvSpace>> spaces_;
 };
 
-constexpr std::array kKeys{
-    OptionKey{"deferred_flush",
-              "beyond the RFC: unmap returns before its flush, one call flushes when the guest's flush "
-              "queue drains; off: every unmap flushes, and lazy unmapping has nothing to defer"},
-    OptionKey{"arena_order", "Xen's table pool for the domain: 2^order pages"},
-    OptionKey{"max_contexts", "contexts that the guest asks for at start"},
-};
-
 }  // namespace
 
 const StrategyDescriptor kPvIommu{
     .name = "pv_iommu",
     .description = "the guest changes its I/O address spaces by hypercall",
-    .keys = kKeys,
     .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<PvIommu>(environment);

@@ -84,15 +84,9 @@ class DmaStrategy {
   [[nodiscard]] virtual std::uint64_t guest_table_bytes() const { return 0; }
 };
 
-struct OptionKey {
-  std::string_view name;
-  std::string_view description;
-};
-
 struct StrategyDescriptor {
-  std::string_view name;  // as in scenarios
+  std::string_view name;  // as in scenarios, whose schema documents the strategy's keys
   std::string_view description;
-  std::span<const OptionKey> keys;
   // How Xen must program the physical unit for it.
   DriverOptions (*host_driver)(const UnitFeatures& host) = nullptr;
   // How the guest programs its virtual unit; null: it has none.

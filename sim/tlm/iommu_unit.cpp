@@ -32,8 +32,14 @@ MissKey key_of(const TranslationRequest& r) {
   return {r.requester, r.pasid, r.type, r.privileged, r.address.value() >> kPageLg2};
 }
 
+// Cached translations answer plain requests only. What others get depends on the request as well: an ATS request on the
+// context's permission to ask, a privileged one on rights that a cached copy does not tell apart.
+bool uses_caches(const TranslationRequest& request) {
+  return request.type == AddressType::Untranslated && !request.privileged;
+}
+
 bool is_cacheable(const TranslationRequest& request, const Translation& translation) {
-  return !translation.is_bypass && !translation.allowed.none() && request.type != AddressType::Translated;
+  return !translation.is_bypass && !translation.allowed.none() && uses_caches(request);
 }
 
 }  // namespace
@@ -85,7 +91,7 @@ void IommuUnit::leave_queue() {
 void IommuUnit::look_up_first_level(std::uint64_t argument) {
   UnitRequest& request = from_argument(argument);
   request.split.lookup = parameters_.timing.first_level_latency;
-  const auto* found = core_.is_translating() && request.translation.type != AddressType::Translated
+  const auto* found = core_.is_translating() && uses_caches(request.translation)
                           ? caches_.find_first_level(request.port, request.translation)
                           : nullptr;
   if (found == nullptr || !found->allowed.allow(request.translation.access)) return schedule_lookup(request);
@@ -113,19 +119,19 @@ void IommuUnit::look_up(std::uint64_t argument) {
 }
 
 void IommuUnit::resolve(UnitRequest& request) {
-  if (const auto fixed = core_.answer_without_tables(request.translation)) {
-    request.path = UnitPath::Bypass;
-    ++statistics_.bypassed;
-    return answer(request, *fixed);
-  }
-  if (!core_.is_translating()) {
-    request.path = UnitPath::Bypass;
-    ++statistics_.bypassed;
-    return answer(request, Translation{Hpa(request.translation.address.value()), 63, kReadWrite, {}, true});
-  }
+  if (!core_.is_translating())
+    return answer_uncached(request, Translation{Hpa(request.translation.address.value()), 63, kReadWrite, {}, true});
   if (const Context* context = caches_.find_context(request.translation))
     return with_context(request, *context, caches_.epoch());
+  if (const auto fixed = core_.answer_without_tables(request.translation)) return answer_uncached(request, *fixed);
   want_context(request);
+}
+
+// From no cache and no table.
+void IommuUnit::answer_uncached(UnitRequest& request, const TranslationResponse& response) {
+  request.path = UnitPath::Bypass;
+  ++statistics_.bypassed;
+  answer(request, response);
 }
 
 void IommuUnit::want_context(UnitRequest& request) {
@@ -140,10 +146,14 @@ void IommuUnit::want_context(UnitRequest& request) {
 // `began`: when the context was looked for. What is learnt through it is as old as that.
 void IommuUnit::with_context(UnitRequest& request, const Context& context, const WalkEpoch& began) {
   request.internal.tag = context.stage1_tag();
-  if (context.kind == ContextKind::Bypass || request.translation.type == AddressType::Translated)
-    return translate_directly(request, context, began);
-  const CachedTranslation* found = caches_.find(*request.internal.tag, request.translation.address);
+  const bool is_direct = context.kind == ContextKind::Bypass || request.translation.type == AddressType::Translated;
+  const CachedTranslation* found = nullptr;
+  if (!is_direct && uses_caches(request.translation))
+    found = caches_.find(*request.internal.tag, request.translation.address);
   const bool is_hit = found != nullptr && found->allowed.allow(request.translation.access);
+  if (!is_hit)
+    if (const auto fixed = core_.answer_without_tables(request.translation)) return answer_uncached(request, *fixed);
+  if (is_direct) return translate_directly(request, context, began);
   if (!request.internal.is_counted) {
     request.internal.is_counted = true;
     ++statistics_.lookups;
@@ -167,9 +177,7 @@ void IommuUnit::translate_directly(UnitRequest& request, const Context& context,
   Task<TranslationResponse> walk = core_.walk(request.translation, context, no_memory, {});
   walk.start();
   if (no_memory.was_used() || !walk.done()) return miss(request, context, began);
-  request.path = UnitPath::Bypass;
-  ++statistics_.bypassed;
-  answer(request, walk.result());
+  answer_uncached(request, walk.result());
 }
 
 void IommuUnit::mark_missed(UnitRequest& request) {
@@ -477,8 +485,8 @@ void IommuUnit::overtake_contexts(const InvalidationScope& scope) {
     drain(fetch.requests.first());
   });
   walkers_.for_each_miss([&](MissEntry& entry) {
-    const CacheTags tags{
-        .domain = entry.tag.domain, .asid = entry.tag.asid, .requester = entry.key.requester, .range = {}};
+    const WalkTag tag = entry.context.context_tag();
+    const CacheTags tags{.domain = tag.domain, .asid = tag.asid, .requester = entry.key.requester, .range = {}};
     if (!matches(scope, tags)) return;
     entry.is_overtaken = true;
     drain(entry.requests.first());
@@ -486,7 +494,10 @@ void IommuUnit::overtake_contexts(const InvalidationScope& scope) {
 }
 
 // Requests that hold a translation and wait for their turn to leave.
-void IommuUnit::drain_answered(const InvalidationScope& scope) {
+void IommuUnit::drain_answered(const InvalidationScope& covered) {
+  InvalidationScope scope = covered;
+  // Under which address space a context was found is not at hand either; draining too much is safe.
+  if (scope.kind == InvalidationKind::ProcessContext) scope.asid.reset();
   const auto drain_if_covered = [&](UnitRequest& request) {
     if (!request.internal.is_answered) return;
     const std::uint64_t first = request.translation.address.aligned_down(kPageLg2).value();

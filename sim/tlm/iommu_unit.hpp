@@ -9,7 +9,7 @@
 //                        context fetcher    miss entry (merges equal pages) ─► walker ─► IOTLB ─► done
 //
 // A hit that lacks the permission walks again: the walk knows whether that is a fault. Requests of a Bypass context, of
-// a unit that is not translating, and with translated addresses use no IOTLB.
+// a unit that is not translating, with translated addresses, ATS requests and privileged ones use no IOTLB.
 //
 // Invalidation. Walks fill caches only if no invalidation covering them came after they began to read. A fence is
 // signalled after every request that might carry an older translation has been answered, and, by DrainPolicy, served by
@@ -82,6 +82,7 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void look_up(std::uint64_t request);
   void resolve(UnitRequest& request);
   void with_context(UnitRequest& request, const Context& context, const WalkEpoch& began);
+  void answer_uncached(UnitRequest& request, const TranslationResponse& response);
   void translate_directly(UnitRequest& request, const Context& context, const WalkEpoch& began);
   void miss(UnitRequest& request, const Context& context, const WalkEpoch& began);
   void answer(UnitRequest& request, const TranslationResponse& response);

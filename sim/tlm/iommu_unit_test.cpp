@@ -508,6 +508,28 @@ TEST(IommuUnit, EventRecordsReachMemoryBeforeTheirInterrupts) {
   EXPECT_FALSE(m.core.has_events());
 }
 
+// Mutant killed: a cached copy that answers a request of another kind, whose rights the walk alone can tell.
+TEST(IommuUnit, AtsAndPrivilegedRequestsAreNotAnsweredFromCopiesOfPlainOnes) {
+  IommuParameters p = some();
+  p.first_level = {.entries = 8};
+  Machine m(p);
+  map_pages(m, 1);
+  m.latency_of(page(0));
+  const std::uint64_t walks = m.statistics().walks;
+  for (const bool privileged : {true, false}) {
+    UnitRequest request;
+    request.translation.requester = kNic;
+    request.translation.address = page(0);
+    request.translation.privileged = privileged;
+    if (!privileged) request.translation.type = AddressType::TranslationRequest;
+    request.done = [](void*, std::uint64_t) {};
+    m.unit().submit(request);
+    m.run();
+    EXPECT_EQ(request.path, UnitPath::Miss);
+  }
+  EXPECT_EQ(m.statistics().walks, walks + 2);
+}
+
 // A process table that led to a context without stage 1 tags it all the same. Mutant killed: contexts tagged by their
 // stage 1 only, which a process-table invalidation then misses.
 TEST(TranslationCaches, ProcessInvalidationForgetsAContextWithoutStageOne) {
@@ -527,6 +549,23 @@ TEST(TranslationCaches, ProcessInvalidationForgetsAContextWithoutStageOne) {
   InvalidationScope scope{.kind = InvalidationKind::ProcessContext, .domain = DomainTag(7), .asid = AsidTag(3)};
   caches.erase(scope);
   EXPECT_EQ(caches.find_context(request), nullptr);
+}
+
+// Mutant killed: a first-level TLB that keeps what was found through a context which is void.
+TEST(TranslationCaches, ProcessInvalidationReachesTheFirstLevelWithoutStageOne) {
+  IommuParameters p = some();
+  p.first_level = {.entries = 8};
+  IommuStatistics statistics;
+  TranslationCaches caches(p, 1, statistics);
+  Context context;
+  context.domain = DomainTag(7);
+  context.process = AsidTag(3);
+  TranslationRequest request;
+  request.requester = kNic;
+  caches.fill_first_level(0, request, context.stage1_tag(), CachedTranslation{}, caches.epoch().first_level);
+  ASSERT_NE(caches.find_first_level(0, request), nullptr);
+  caches.erase({.kind = InvalidationKind::ProcessContext, .domain = DomainTag(7), .asid = AsidTag(3)});
+  EXPECT_EQ(caches.find_first_level(0, request), nullptr);
 }
 
 }  // namespace

@@ -51,10 +51,6 @@ class MmioTarget {
   [[nodiscard]] ReadAwaiter read_register(std::uint64_t offset, unsigned bytes) {
     return {*this, offset, bytes, 0, {}};
   }
-  // The register as it is now, without time: for software whose read has been charged in another way, and for bring-up.
-  [[nodiscard]] std::uint64_t peek_register(std::uint64_t offset, unsigned bytes) {
-    return core_.mmio_read(offset, bytes);
-  }
   // A write that has arrived already, without time: for bring-up.
   void poke_register(std::uint64_t offset, unsigned bytes, std::uint64_t value);
 

@@ -29,7 +29,7 @@
 
 namespace iommu {
 
-// Where a root port has addresses translated: an IOMMU, or nothing.
+// Where a root port has addresses translated.
 class TranslationPort {
  public:
   virtual ~TranslationPort() = default;

@@ -61,9 +61,7 @@ const Context* TranslationCaches::find_context(const TranslationRequest& request
 }
 
 void TranslationCaches::fill_context(const TranslationRequest& request, const Context& context, Epoch began) {
-  // What a ProcessContext invalidation matches, with or without stage 1.
-  const WalkTag tag{context.domain, context.process ? context.process : context.asid};
-  const bool filled = contexts_.fill(who_is(request, tag), context, began);
+  const bool filled = contexts_.fill(who_is(request, context.context_tag()), context, began);
   ++(filled ? statistics_.contexts.fills : statistics_.contexts.fills_dropped);
 }
 
@@ -106,34 +104,25 @@ bool TranslationCaches::was_removed_needlessly(const WalkTag& tag, Iova address,
   return ghost->translation.page == now.page && ghost->translation.allowed == now.allowed;
 }
 
-void TranslationCaches::remember_ghosts(const TranslationCache& cache, const InvalidationScope& scope) {
-  cache.for_each([&](const BlockKey& key, const CachedTranslation& translation) {
-    if (matches(scope, key.tags())) ghosts_.fill(key, {translation, true}, ghosts_.epoch());
-  });
-}
-
 void TranslationCaches::erase(const InvalidationScope& scope) {
   const bool is_context = scope.kind == InvalidationKind::Context || scope.kind == InvalidationKind::ProcessContext;
   if (!is_context && scope.kind != InvalidationKind::Iotlb) return;
-  for (FirstLevel& cache : first_level_) statistics_.first_level.erased += cache.erase(scope);
+  // First-level entries carry the address space of stage 1, which need not be what the process table is indexed by.
+  InvalidationScope first_level_scope = scope;
+  if (scope.kind == InvalidationKind::ProcessContext) first_level_scope.asid.reset();
+  for (FirstLevel& cache : first_level_) statistics_.first_level.erased += cache.erase(first_level_scope);
   if (is_context) {
     statistics_.contexts.erased += contexts_.erase(scope);
     return;
   }
-  remember_ghosts(iotlb_, scope);
-  statistics_.iotlb.erased += iotlb_.erase(scope);
-  if (has_large_) remember_ghosts(large_, scope);
-  statistics_.iotlb.erased += large_.erase(scope);
+  const auto remember = [this](const BlockKey& key, const CachedTranslation& translation) {
+    ghosts_.fill(key, {translation, true}, ghosts_.epoch());
+  };
+  statistics_.iotlb.erased += iotlb_.erase(scope, remember) + large_.erase(scope, remember);
   for (const Stage stage : {Stage::Stage1, Stage::Stage2})
     for (std::size_t level = 0; level < IommuParameters::kLevels; ++level)
       counts_of(stage)[level].erased += tables_of(stage)[level].erase(scope);
   statistics_.stage2_leaf_cache.erased += leaves_.erase(scope);
-}
-
-void TranslationCaches::erase_contexts() {
-  InvalidationScope all;
-  all.kind = InvalidationKind::Context;
-  erase(all);
 }
 
 std::uint32_t TranslationCaches::entries_examined(const InvalidationScope& scope) const {

@@ -143,7 +143,6 @@ class TranslationCaches {
 
   // The instant at which an invalidation takes effect.
   void erase(const InvalidationScope& scope);
-  void erase_contexts();
   // Entries that an invalidation has to examine in the cache where it takes longest.
   [[nodiscard]] std::uint32_t entries_examined(const InvalidationScope& scope) const;
 
@@ -170,7 +169,6 @@ class TranslationCaches {
   std::array<CacheCounts, 5>& counts_of(Stage stage) {
     return stage == Stage::Stage1 ? statistics_.stage1_walk_cache : statistics_.stage2_walk_cache;
   }
-  void remember_ghosts(const TranslationCache& cache, const InvalidationScope& scope);
 
   static constexpr std::uint8_t kLargeLg2 = 21;
 

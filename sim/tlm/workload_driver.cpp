@@ -17,16 +17,8 @@ WorkloadDriver::WorkloadDriver(Calendar& calendar, PcieEndpoint& endpoint, Workl
   SIM_CHECK(parameters.outstanding > 0, "a driver keeps at least one operation in flight");
 }
 
-void WorkloadDriver::on_window(std::function<void()> begins, std::function<void()> ends) {
-  begins_ = std::move(begins);
-  ends_ = std::move(ends);
-}
-
 void WorkloadDriver::start() {
-  if (parameters_.warmup == 0) {
-    result_.began = calendar_.now();
-    if (begins_) begins_();
-  }
+  if (parameters_.warmup == 0) result_.began = calendar_.now();
   for (EndpointOperation& operation : operations_) issue(operation);
 }
 
@@ -40,7 +32,7 @@ void WorkloadDriver::issue(EndpointOperation& operation) {
   const auto next = workload_.next(rng_, calendar_.now());
   if (!next) {
     exhausted_ = true;
-    if (in_flight_ == 0) end();
+    if (in_flight_ == 0) done_ = true;
     return;
   }
   operation.requester = requester_;
@@ -56,7 +48,7 @@ void WorkloadDriver::issue(EndpointOperation& operation) {
   }
   problem_ = next->length == Bytes(0) ? "DMA of zero bytes" : "DMA past the end of the address space";
   exhausted_ = true;
-  if (in_flight_ == 0) end();
+  if (in_flight_ == 0) done_ = true;
 }
 
 void WorkloadDriver::operation_over(std::uint64_t index) {
@@ -65,12 +57,9 @@ void WorkloadDriver::operation_over(std::uint64_t index) {
   ++completed_;
   if (meter_ != nullptr) ++meter_->completed;
   if (completed_ > parameters_.warmup && !done_) record(operation);
-  if (completed_ == parameters_.warmup) {
-    result_.began = calendar_.now();
-    if (begins_) begins_();
-  }
+  if (completed_ == parameters_.warmup) result_.began = calendar_.now();
   issue(operation);
-  if (exhausted_ && in_flight_ == 0) end();
+  if (exhausted_ && in_flight_ == 0) done_ = true;
 }
 
 void WorkloadDriver::record(const EndpointOperation& operation) {
@@ -81,12 +70,7 @@ void WorkloadDriver::record(const EndpointOperation& operation) {
     result_.bytes += operation.length.value();
   result_.latency.add(operation.completed - operation.submitted);
   result_.ended = calendar_.now();
-  if (result_.operations == parameters_.operations) end();
-}
-
-void WorkloadDriver::end() {
-  if (std::exchange(done_, true)) return;
-  if (ends_) ends_();
+  if (result_.operations == parameters_.operations) done_ = true;
 }
 
 }  // namespace iommu

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,13 +44,9 @@ class WorkloadDriver {
   WorkloadDriver(const WorkloadDriver&) = delete;
   WorkloadDriver& operator=(const WorkloadDriver&) = delete;
 
-  // Called when the warm-up is over and when the measurement is: to reset and to sample statistics elsewhere.
-  void on_window(std::function<void()> begins, std::function<void()> ends);
   void start();
   // Forgets what was measured so far.
   void measure_from_now();
-  // Takes no new operation from now on.
-  void stop() { done_ = true; }
   // Counts operations there as well; outlives the driver.
   void connect(IoMeter& meter) { meter_ = &meter; }
 
@@ -67,7 +62,6 @@ class WorkloadDriver {
   void issue(EndpointOperation& operation);
   void operation_over(std::uint64_t operation);
   void record(const EndpointOperation& operation);
-  void end();
 
   Calendar& calendar_;
   PcieEndpoint& endpoint_;
@@ -82,8 +76,6 @@ class WorkloadDriver {
   bool done_ = false;
   std::string problem_;
   WorkloadResult result_;
-  std::function<void()> begins_;
-  std::function<void()> ends_;
   IoMeter* meter_ = nullptr;
 };
 

@@ -89,8 +89,12 @@ class AssociativeCache {
     return true;
   }
 
-  // Removes what the scope covers and returns how many entries went.
+  // Removes what the scope covers and returns how many entries went; `visit(key, value)` sees each of them before.
   std::uint32_t erase(const InvalidationScope& scope) {
+    return erase(scope, [](const Key&, const Value&) {});
+  }
+  template <class Visit>
+  std::uint32_t erase(const InvalidationScope& scope, Visit&& visit) {
     ++epoch_;
     log_[epoch_ % kLogged] = scope;
     std::uint32_t erased = 0;
@@ -98,6 +102,7 @@ class AssociativeCache {
     for (std::uint32_t slot = 0; slot < entries_.size(); ++slot) {
       Entry& entry = entries_[slot];
       if (!entry.valid || !matches(scope, entry.key.tags())) continue;
+      visit(entry.key, entry.value);
       entry.valid = false;
       hashes_[slot] = 0;
       ++erased;
@@ -108,12 +113,6 @@ class AssociativeCache {
 
   [[nodiscard]] std::uint32_t occupancy() const { return occupancy_; }
   [[nodiscard]] const CacheShape& shape() const { return shape_; }
-  // Visits valid entries in slot order.
-  template <class Visit>
-  void for_each(Visit&& visit) const {
-    for (const Entry& entry : entries_)
-      if (entry.valid) visit(entry.key, entry.value);
-  }
 
  private:
   struct Entry {

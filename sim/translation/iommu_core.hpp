@@ -47,6 +47,8 @@ struct Context {
 
   [[nodiscard]] WalkTag stage1_tag() const { return {domain, asid}; }
   [[nodiscard]] WalkTag stage2_tag() const { return {domain, std::nullopt}; }
+  // Of a cached copy of the context itself.
+  [[nodiscard]] WalkTag context_tag() const { return {domain, process ? process : asid}; }
 };
 using ContextResult = std::variant<Context, Fault>;
 
@@ -139,13 +141,15 @@ class IommuCore {
   // Translation ------------------------------------------------------------------------------------------------------
   // False while the unit passes every request through untranslated (before software enables it).
   [[nodiscard]] virtual bool is_translating() const = 0;
-  // Requests whose answer needs no table: address ranges with a fixed meaning, such as interrupt messages. Asked first.
+  // Requests whose answer needs no table: address ranges with a fixed meaning, such as interrupt messages. Asked while
+  // translating, before find_context() and walk(), which may then take it that there is no such answer.
   [[nodiscard]] virtual std::optional<TranslationResponse> answer_without_tables(const TranslationRequest&) const {
     return std::nullopt;
   }
   // Reads the device tables. Never caches.
   virtual Task<ContextResult> find_context(TranslationRequest request, MemoryPort& memory) = 0;
-  // Reads the page tables of a context. The result's page is what may be cached.
+  // Reads the page tables of a context. The result's page is what may be cached: none of its addresses has an answer
+  // without tables, so whoever finds a request in a cache need not ask.
   virtual Task<TranslationResponse> walk(TranslationRequest request, Context context, MemoryPort& memory,
                                          WalkAids aids) = 0;
   // Both, as a functional model does it.
