@@ -11,29 +11,12 @@
 #include <variant>
 
 #include "sim/base/check.hpp"
+#include "sim/base/fuzz_test_support.hpp"
 #include "sim/memory/host_memory.hpp"
 #include "sim/translation/core_test_support.hpp"
 #include "sim/translation/iommu_core.hpp"
 
 namespace iommu::test {
-
-// The bytes of a run; zeros follow them.
-class FuzzInput {
- public:
-  explicit FuzzInput(std::span<const std::uint8_t> data) : data_(data) {}
-  [[nodiscard]] bool empty() const { return data_.empty(); }
-  std::uint64_t take(unsigned count) {
-    std::uint64_t value = 0;
-    for (unsigned i = 0; i < count && !data_.empty(); ++i) {
-      value |= std::uint64_t{data_[0]} << 8 * i;
-      data_ = data_.subspan(1);
-    }
-    return value;
-  }
-
- private:
-  std::span<const std::uint8_t> data_;
-};
 
 class HostileSoftware {
  public:

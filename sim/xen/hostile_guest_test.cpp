@@ -12,31 +12,7 @@ namespace {
 
 using abi::Subop;
 
-class XenHostile : public XenFamilies {
- protected:
-  static bool is_own(const Domain& domain, Mfn frame) {
-    for (const P2mExtent& extent : domain.p2m.extents())
-      if (extent.type != FrameType::Foreign && frame >= extent.machine && frame < extent.machine + extent.pages)
-        return true;
-    return false;
-  }
-  // References that the tables of a domain's contexts explain.
-  static std::uint64_t explained(const Machine& m, const Domain& domain) {
-    std::uint64_t pages = 0;
-    if (!domain.pv) return 0;
-    for (const auto& slot : domain.pv->slots) {
-      if (!slot || !slot->table) continue;
-      pages += slot->deferred_frames.size();
-      slot->table->for_each_leaf({}, [&](const MappedLeaf& leaf) {
-        for (std::uint64_t i = 0; i < 1ULL << (leaf.page_lg2 - kPageLg2); ++i)
-          if (m.host.contains(Hpa(leaf.output + (i << kPageLg2)), 8) &&
-              !slot->is_reserved(Dfn(Iova(leaf.input)) + i, 1))
-            ++pages;
-      });
-    }
-    return pages;
-  }
-};
+class XenHostile : public XenFamilies {};
 XEN_ON_ALL_FAMILIES(XenHostile);
 
 // Any number, any bytes, anywhere. Kills: a field that is used before it is checked.
@@ -62,7 +38,7 @@ TEST_P(XenHostile, RandomBytesAsArguments) {
       ASSERT_LE(static_cast<std::int32_t>(status), 0);
       ASSERT_EQ(m.reach(kAlien, Dfn(3)), m.frame(*m.other, Gfn(3)));
     }
-    EXPECT_EQ(m.xen.references().total(), explained(m, m.guest()));
+    EXPECT_EQ(m.xen.references().total(), explained_references(m, m.guest()));
   }
 }
 
@@ -123,13 +99,13 @@ TEST_P(XenHostile, RandomCallsKeepTheBooksAndTheWalls) {
       const Dfn dfn = address();
       const auto there = m.reach(device, dfn);
       if (there && (dfn < Dfn(0x100000) || dfn >= Dfn(0x100002))) {
-        ASSERT_TRUE(is_own(m.guest(), *there)) << "step " << step;
+        ASSERT_TRUE(owns(m.guest(), *there)) << "step " << step;
         // Context 0 needs no references: memory stays while its domain lives.
         if (m.guest().devices.at(device).context != m.guest().default_context.get()) {
           ASSERT_GT(m.xen.references().of(*there), 0U) << "step " << step;
         }
       }
-      if (step % 16 == 0) ASSERT_EQ(m.xen.references().total(), explained(m, m.guest())) << "step " << step;
+      if (step % 16 == 0) ASSERT_EQ(m.xen.references().total(), explained_references(m, m.guest())) << "step " << step;
     }
     for (std::uint16_t context = 1; context <= 4; ++context)
       (void)m.free(m.guest(), context, abi::kFreeReattachDefault);
@@ -152,7 +128,7 @@ TEST_P(XenHostile, ExtremeValuesAreRefusedOrHarmless) {
         (void)m.call(m.guest(), Subop::MapPages, map);
         abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(dfn), pages);
         (void)m.call(m.guest(), Subop::UnmapPages, unmap);
-        ASSERT_EQ(m.xen.references().total(), explained(m, m.guest()));
+        ASSERT_EQ(m.xen.references().total(), explained_references(m, m.guest()));
       }
   EXPECT_EQ(m.free(m.guest(), context, abi::kFreeReattachDefault), Errno::Ok);
   EXPECT_EQ(m.xen.references().total(), 0U);

@@ -7,6 +7,7 @@
 //   v.map(table, Iova(0x5000), Gpa(0x7000));          // and the invalidation that caching mode asks for
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <type_traits>
@@ -29,7 +30,9 @@ class GuestPool final : public TableMemory {
     const auto first = pages_.allocate(pages_lg2);
     if (!first) return std::nullopt;
     const std::uint64_t address = first->address().value();
-    for (std::uint64_t at = 0; at < kPageSize.value() << pages_lg2; at += 8) write64(address + at, 0);
+    const std::uint64_t end = address + (kPageSize.value() << pages_lg2);
+    for (std::uint64_t at = address; at < std::min(end, used_end_); at += 8) write64(at, 0);
+    used_end_ = std::max(used_end_, end);
     return address;
   }
   void release(std::uint64_t address, unsigned pages_lg2) override {
@@ -39,6 +42,7 @@ class GuestPool final : public TableMemory {
  private:
   GuestMemory& memory_;
   FrameAllocator pages_;
+  std::uint64_t used_end_ = 0;  // memory beyond has never been written
 };
 
 class GuestQueue final : public QueueClient {

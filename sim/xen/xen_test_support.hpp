@@ -392,6 +392,38 @@ class Machine {
   Domain* guest_ = nullptr;
 };
 
+// For fuzzers, which have no test that could fail.
+inline void expectations_are_fatal() { GTEST_FLAG_SET(throw_on_failure, true); }
+
+// Addresses with a meaning of their own, which no table translates.
+inline bool is_fixed(const FamilyDescriptor& family, Dfn page) {
+  const std::uint64_t first = page.address().value();
+  return std::ranges::any_of(family.fixed_inputs, [first](const AddressRange& range) {
+    return range.overlaps({first, first + (kPageSize.value() - 1)});
+  });
+}
+// Whether machine memory is the domain's own, not lent to it.
+inline bool owns(const Domain& domain, Mfn frame) {
+  return std::ranges::any_of(domain.p2m.extents(), [frame](const P2mExtent& extent) {
+    return extent.type != FrameType::Foreign && frame >= extent.machine && frame < extent.machine + extent.pages;
+  });
+}
+// References that the tables of a domain's contexts explain.
+inline std::uint64_t explained_references(const Machine& m, const Domain& domain) {
+  std::uint64_t pages = 0;
+  if (!domain.pv) return 0;
+  for (const auto& slot : domain.pv->slots) {
+    if (!slot || !slot->table) continue;
+    pages += slot->deferred_frames.size();
+    slot->table->for_each_leaf({}, [&](const MappedLeaf& leaf) {
+      for (std::uint64_t i = 0; i < 1ULL << (leaf.page_lg2 - kPageLg2); ++i)
+        if (m.host.contains(Hpa(leaf.output + (i << kPageLg2)), 8) && !slot->is_reserved(Dfn(Iova(leaf.input)) + i, 1))
+          ++pages;
+    });
+  }
+  return pages;
+}
+
 // vCPUs that park at every step, so that a test decides who goes on.
 class Stepper {
  public:
