@@ -143,25 +143,48 @@ struct Platform {
 
 // Topology ------------------------------------------------------------------------------------------------------------
 
+// What a unit tells apart: single requester ids, only their buses, or nothing.
+enum class UnitGranularity : std::uint8_t { Device, Bus, None };
+
 struct IommuUnit {
   std::string name;
   std::vector<std::string> covers;  // root ports
+  UnitGranularity isolation = UnitGranularity::Device;
 };
 
 struct RootPort {
   std::string name;
+  bool acs = true;
 };
+
+// PciBridge: from PCI Express to a conventional PCI bus, which its devices share.
+enum class SwitchKind : std::uint8_t { PcieSwitch, PciBridge };
 
 struct PcieSwitch {
   std::string name;
-  std::string upstream;  // root port or switch
-  Picoseconds latency;   // added to every TLP, each way
+  SwitchKind kind = SwitchKind::PcieSwitch;
+  std::string upstream;     // root port or switch
+  Picoseconds latency;      // added to every TLP, each way
+  std::optional<bool> acs;  // of all downstream ports; a switch has it unless told otherwise, a bridge never
+};
+
+// Whether devices that nothing isolates from one another may belong to different domains.
+enum class GroupSplit : std::uint8_t { Refused, Permitted };
+
+// Devices that nothing isolates from one another: one, or several with what keeps them together.
+struct IsolationGroup {
+  std::vector<std::size_t> devices;  // indices, ascending
+  std::vector<std::string> reasons;  // each once; empty for a single device
 };
 
 struct Topology {
   std::vector<IommuUnit> iommus;
   std::vector<RootPort> root_ports;
   std::vector<PcieSwitch> switches;
+  GroupSplit group_split = GroupSplit::Refused;
+
+  // Resolved, not a key.
+  std::vector<IsolationGroup> groups;
 };
 
 // Domains -------------------------------------------------------------------------------------------------------------
@@ -260,7 +283,9 @@ struct DeviceSetting {
   RequesterId bdf;
   std::string upstream;  // root port or switch
   std::string domain;
-  std::uint64_t vcpu = 0;  // of the domain: runs this device's driver
+  std::uint64_t vcpu = 0;                        // of the domain: runs this device's driver
+  bool acs = true;                               // isolated from the other functions of its slot
+  std::vector<std::uint64_t> phantom_functions;  // function numbers whose ids its requests may carry as well
   WorkloadSetting workload;
 
   // Resolved, not keys.
@@ -268,6 +293,9 @@ struct DeviceSetting {
   std::size_t iommu_index = 0;
   std::size_t root_port_index = 0;
   std::vector<std::size_t> switch_path;  // indices of switches from the device up
+  std::size_t group = 0;                 // index into Topology::groups
+  // The id under which its requests reach the unit, when it is not its own: several devices may have it.
+  std::optional<RequesterId> shared_id;
 };
 
 // Strategies ----------------------------------------------------------------------------------------------------------

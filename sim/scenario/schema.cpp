@@ -96,15 +96,24 @@ const ObjectSchema<IommuUnit>& unit_schema() {
       "One hardware IOMMU.",
       {K::required("name", at(&IommuUnit::name), name_type("a name"), "what reports call it"),
        K::required("covers", at(&IommuUnit::covers), list_type(name_type("a root port"), 1),
-                   "the root ports whose devices it translates")}};
+                   "the root ports whose devices it translates"),
+       K::defaulted(
+           "isolation", at(&IommuUnit::isolation),
+           word_type<UnitGranularity>(
+               {{"device", UnitGranularity::Device}, {"bus", UnitGranularity::Bus}, {"none", UnitGranularity::None}}),
+           "what it tells apart: requester ids, buses alone, or nothing; devices that it does not tell apart "
+           "share one context")}};
   return kSchema;
 }
 
 const ObjectSchema<RootPort>& root_port_schema() {
+  using K = Keys<RootPort>;
   static const ObjectSchema<RootPort> kSchema{
       "root_port",
       "A PCIe root port; the platform's link stands below it.",
-      {Keys<RootPort>::required("name", at(&RootPort::name), name_type("a name"), "what units and devices refer to")}};
+      {K::required("name", at(&RootPort::name), name_type("a name"), "what units and devices refer to"),
+       K::defaulted("acs", at(&RootPort::acs), flag_type(),
+                    "Access Control Services are on; without them all devices below are one isolation group")}};
   return kSchema;
 }
 
@@ -112,11 +121,18 @@ const ObjectSchema<PcieSwitch>& switch_schema() {
   using K = Keys<PcieSwitch>;
   static const ObjectSchema<PcieSwitch> kSchema{
       "switch",
-      "A PCIe switch between devices and a root port.",
+      "A PCIe switch between devices and a root port, or a bridge to a conventional PCI bus.",
       {K::required("name", at(&PcieSwitch::name), name_type("a name"), "what devices refer to"),
+       K::defaulted(
+           "kind", at(&PcieSwitch::kind),
+           word_type<SwitchKind>({{"switch", SwitchKind::PcieSwitch}, {"pci_bridge", SwitchKind::PciBridge}}),
+           "pci_bridge: requests of all devices below carry one requester id, that of function 0 of their bus"),
        K::required("upstream", at(&PcieSwitch::upstream), name_type("a root port or switch"),
                    "the root port or switch above"),
-       K::required("latency", at(&PcieSwitch::latency), time_type(0_ps, 1_ms), "added to every TLP, each way")}};
+       K::required("latency", at(&PcieSwitch::latency), time_type(0_ps, 1_ms), "added to every TLP, each way"),
+       K::optional("acs", at(&PcieSwitch::acs), flag_type(),
+                   "Access Control Services are on at all downstream ports; on unless given, never of a pci_bridge; "
+                   "without them all devices below are one isolation group")}};
   return kSchema;
 }
 
@@ -128,7 +144,12 @@ const ObjectSchema<Topology>& topology_schema() {
       {K::required("iommus", at(&Topology::iommus), list_type(object_type(unit_schema()), 1), "the hardware units"),
        K::required("root_ports", at(&Topology::root_ports), list_type(object_type(root_port_schema()), 1),
                    "the root ports"),
-       K::defaulted("switches", at(&Topology::switches), list_type(object_type(switch_schema()), 0), "the switches")}};
+       K::defaulted("switches", at(&Topology::switches), list_type(object_type(switch_schema()), 0),
+                    "the switches and bridges"),
+       K::defaulted("group_split", at(&Topology::group_split),
+                    word_type<GroupSplit>({{"refused", GroupSplit::Refused}, {"permitted", GroupSplit::Permitted}}),
+                    "whether devices that nothing isolates from one another may belong to different domains; the "
+                    "warden then counts what reaches another domain's memory through a shared requester id")}};
   return kSchema;
 }
 
@@ -276,6 +297,11 @@ const ObjectSchema<DeviceSetting>& device_schema() {
        K::required("domain", at(&DeviceSetting::domain), name_type("a domain"), "the guest it is assigned to"),
        K::defaulted("vcpu", at(&DeviceSetting::vcpu), count_type({.minimum = 0, .maximum = 255}),
                     "the guest's vCPU that runs its driver"),
+       K::defaulted("acs", at(&DeviceSetting::acs), flag_type(),
+                    "isolated from the other functions of its slot; those without are one isolation group"),
+       K::defaulted("phantom_functions", at(&DeviceSetting::phantom_functions),
+                    list_type(count_type({.minimum = 0, .maximum = 7}), 0),
+                    "further function numbers of its slot that are its own: Xen programs them alike"),
        K::required("workload", at(&DeviceSetting::workload), object_type(workload_schema()), "what it does")}};
   return kSchema;
 }
@@ -352,6 +378,7 @@ void collect(const ObjectInfo& object, std::vector<const ObjectInfo*>& all) {
 }  // namespace
 
 std::string to_string(StrategyKind kind) { return word_of(kStrategyWords, kind); }
+std::string to_string(RequesterId id) { return format_bdf(id); }
 
 const ObjectSchema<Scenario>& scenario_schema() {
   using K = Keys<Scenario>;

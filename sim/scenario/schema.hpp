@@ -31,5 +31,6 @@ struct PlatformRow {
 
 // The spelling of enumerators, as in scenarios and reports.
 [[nodiscard]] std::string to_string(StrategyKind kind);
+[[nodiscard]] std::string to_string(RequesterId id);
 
 }  // namespace iommu::scenario

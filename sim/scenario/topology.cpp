@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 
+#include "sim/scenario/isolation.hpp"
 #include "sim/scenario/nearest.hpp"
 
 namespace iommu::scenario {
@@ -159,6 +160,14 @@ class Wiring {
 
 }  // namespace
 
-void resolve_topology(Scenario& scenario, const Complain& complain) { Wiring(scenario, complain).resolve(); }
+void resolve_topology(Scenario& scenario, const Complain& complain) {
+  bool is_wired = true;
+  const Complain remember = [&](const std::string& path, const std::string& message) {
+    is_wired = false;
+    complain(path, message);
+  };
+  Wiring(scenario, remember).resolve();
+  if (is_wired) resolve_isolation(scenario, complain);
+}
 
 }  // namespace iommu::scenario
