@@ -160,6 +160,8 @@ class HostileGuest {
       const auto there = reach(device, at);
       SIM_CHECK(!there || owns(v_.machine.guest(), *there), "a device reaches its guest's memory only");
     }
+    const TranslationRequest virtual_device{.requester = kNic, .pasid = {}, .address = at.address()};
+    static_cast<void>(v_.unit.translate(v_.machine.cpu, virtual_device).run());
     SIM_CHECK(reach(kAlien, Dfn(3)) == Machine::frame(*v_.machine.other, Gfn(3)), "another guest notices nothing");
   }
 

@@ -2,6 +2,7 @@
 #include "sim/xen/virtual_unit.hpp"
 
 #include <utility>
+#include <variant>
 
 #include "sim/base/check.hpp"
 
@@ -10,6 +11,20 @@ namespace iommu::xen {
 namespace {
 // Beyond any ring: a trap that reaches it has found a core whose ring never empties.
 constexpr std::uint64_t kMostCommandsPerTrap = 1ULL << 20;
+
+class CountingPort final : public MemoryPort {
+ public:
+  explicit CountingPort(MemoryPort& memory) : memory_(memory) {}
+  bool begin(MemoryAccess& access) override {
+    ++accesses_;
+    return memory_.begin(access);
+  }
+  [[nodiscard]] std::uint64_t accesses() const { return accesses_; }
+
+ private:
+  MemoryPort& memory_;
+  std::uint64_t accesses_ = 0;
+};
 }  // namespace
 
 VirtualUnit::VirtualUnit(const FamilyDescriptor& family, const UnitFeatures& features, Domain& domain,
@@ -56,6 +71,23 @@ Task<std::uint64_t> VirtualUnit::read(CpuPort& cpu, std::uint64_t offset, unsign
   co_await charge_exit(cpu);
   ++traps_.register_access;
   co_return core_->mmio_read(offset, bytes);
+}
+
+Task<TranslationResponse> VirtualUnit::translate(CpuPort& cpu, TranslationRequest request) {
+  co_await cpu.charge(CostId::Hypercall);
+  co_await cpu.acquire(lock_);
+  CountingPort counting(port_);
+  const TranslationResponse response = co_await core_->translate(request, counting);
+  co_await cpu.charge(CostId::GuestPageAccess, counting.accesses());
+  if (const auto* fault = std::get_if<Fault>(&response)) {
+    if (core_->record(*fault)) {
+      ++interrupts_;
+      co_await cpu.charge(CostId::InterruptInject);
+    }
+    co_await deliver_interrupts(cpu);
+  }
+  cpu.release(lock_);
+  co_return response;
 }
 
 // Commands between two fences are one batch for the sink: the guest can tell no difference, and hardware then needs one

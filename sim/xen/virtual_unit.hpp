@@ -55,6 +55,12 @@ class VirtualUnit final : public MmioPort {
   Task<void> write(CpuPort& cpu, std::uint64_t offset, unsigned bytes, std::uint64_t value) override;
   Task<std::uint64_t> read(CpuPort& cpu, std::uint64_t offset, unsigned bytes) override;
 
+  // The hypercall by which a device model has DMA of a virtual device behind this unit translated. Addresses that come
+  // back are guest-physical and may lie outside the guest's memory. Every call reads the guest's tables anew; a fault
+  // is recorded in the unit, as hardware would. [Xen vIOMMU staging plan, June 2016: "virtual device's DMA
+  // translation"]
+  Task<TranslationResponse> translate(CpuPort& cpu, TranslationRequest request);
+
   // The architecture over guest memory, for sinks: what do the guest's tables say?
   [[nodiscard]] IommuCore& core() { return *core_; }
   [[nodiscard]] MemoryPort& guest_memory() { return port_; }

@@ -71,6 +71,8 @@ class XenVirtualUnit : public XenFamilies {
   }
 };
 XEN_ON_ALL_FAMILIES(XenVirtualUnit);
+class XenVirtualUnitOfADeviceModel : public XenFamilies {};
+XEN_ON_ALL_FAMILIES(XenVirtualUnitOfADeviceModel);
 
 // Kills: accesses that are free, and doorbells counted as others.
 TEST_P(XenVirtualUnit, EveryAccessCostsOneExitToWhoeverAnswers) {
@@ -93,6 +95,32 @@ TEST_P(XenVirtualUnit, EveryAccessCostsOneExitToWhoeverAnswers) {
     EXPECT_EQ(after[CostId::CommandEmulate] - before[CostId::CommandEmulate], 1U);
     EXPECT_EQ(b.unit.commands_emulated(), 1U);
   }
+}
+// A virtual device's DMA goes where the guest's tables say, in guest-physical addresses. Kills: machine addresses
+// handed to a device model; a translation that is free, or cached; a fault that the guest never sees.
+TEST_P(XenVirtualUnitOfADeviceModel, TranslatesDmaOfVirtualDevices) {
+  VirtualMachine<NestedTranslation> v(family());
+  v.start();
+  PageTable& table = v.attach(kNic);
+  v.map(table, kNic, Dfn(5), Gfn(7), 1, kReadOnly);
+  const auto translate = [&](Access access) {
+    const TranslationRequest request{
+        .requester = kNic, .pasid = {}, .address = Dfn(5).address() + 0x123_B, .access = access};
+    return v.unit.translate(v.machine.cpu, request).run();
+  };
+  const CostCounts before = v.machine.cpu.charged();
+  const TranslationResponse there = translate(Access::Read);
+  ASSERT_TRUE(std::holds_alternative<Translation>(there));
+  EXPECT_EQ(std::get<Translation>(there).address.value(), (Gfn(7).address() + 0x123_B).value());
+  EXPECT_EQ(v.machine.cpu.charged()[CostId::Hypercall] - before[CostId::Hypercall], 1U);
+  EXPECT_GE(v.machine.cpu.charged()[CostId::GuestPageAccess] - before[CostId::GuestPageAccess], 4U);
+  EXPECT_TRUE(std::holds_alternative<Fault>(translate(Access::Write)));
+  if (&family() == &vtd::family()) {
+    const std::uint64_t status = v.unit.read(v.machine.cpu, vtd::offset::kFsts, 4).run();
+    EXPECT_NE((status & vtd::mask_of<vtd::kFsts, "PPF">), 0U);
+  }
+  v.unmap(table, kNic, Dfn(5));
+  EXPECT_TRUE(std::holds_alternative<Fault>(translate(Access::Read)));
 }
 TEST_P(XenVirtualUnit, SwitchingTranslationOnIsAnnounced) {
   Bench b(family());
