@@ -117,7 +117,7 @@ TEST_P(XenVirtualUnitOfADeviceModel, TranslatesDmaOfVirtualDevices) {
   EXPECT_TRUE(std::holds_alternative<Fault>(translate(Access::Write)));
   if (&family() == &vtd::family()) {
     const std::uint64_t status = v.unit.read(v.machine.cpu, vtd::offset::kFsts, 4).run();
-    EXPECT_NE((status & vtd::mask_of<vtd::kFsts, "PPF">), 0U);
+    EXPECT_NE((status & mask_of<vtd::kFsts, "PPF">), 0U);
   }
   v.unmap(table, kNic, Dfn(5));
   EXPECT_TRUE(std::holds_alternative<Fault>(translate(Access::Read)));
