@@ -36,8 +36,22 @@ std::string unsupported(const UnitFeatures& f) {
   return {};
 }
 
+namespace {
+// Of the block of further queues: all of it, or as much of it as one guest is shown.
+std::uint32_t queue_parameters(FurtherQueues queues) {
+  if (queues == FurtherQueues::None) return 0;
+  const bool all = queues == FurtherQueues::All;
+  return static_cast<std::uint32_t>(pack<kCmdqvParam>({{"CMDQV_VER", kCmdqvVersion},
+                                                       {"CMDQV_NUM_CMDQ_LOG2", all ? kVcmdqsLg2 : kGuestVcmdqsLg2},
+                                                       {"CMDQV_NUM_VI_LOG2", all ? kVintfsLg2 : 0},
+                                                       {"CMDQV_NUM_SID_PER_VI_LOG2", kSidsLg2}}));
+}
+}  // namespace
+
 Identity compose(const UnitFeatures& f) {
   Identity id;
+  id.queue_parameters = queue_parameters(f.further_queues);
+  if (f.further_queues == FurtherQueues::OneGuests) id.queue_view = QueueView::Guest;
   id.idr0 = static_cast<std::uint32_t>(pack<kIdr0>({
       {"S2P", 1},
       {"S1P", 1},

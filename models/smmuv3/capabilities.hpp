@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 
+#include "models/smmuv3/guest_queue.hpp"
 #include "models/smmuv3/spec.hpp"
 #include "sim/translation/family.hpp"
 
@@ -14,6 +15,8 @@ namespace iommu::smmuv3 {
 struct Identity {
   std::uint32_t idr0 = 0, idr1 = 0, idr3 = 0, idr5 = 0;
   std::uint32_t iidr = 0, aidr = 0;
+  std::uint32_t queue_parameters = 0;  // CMDQV_PARAM; 0: there is no such block
+  QueueView queue_view = QueueView::Hardware;
 };
 
 // Registers for the features, by named fields. Both stages, all granules and substreams are always there.

@@ -2,6 +2,7 @@
 // The command queue: fetching, checking and decoding. [§4] A bad command stays at the head, and nothing is fetched
 // until software acknowledges the error. [§7.1]
 #include <algorithm>
+#include <utility>
 
 #include "models/smmuv3/core.hpp"
 #include "models/smmuv3/register_rows.hpp"
@@ -12,12 +13,6 @@ namespace {
 
 std::span<const std::uint64_t> words_of(const Command& command) { return std::span(command.words).first(2); }
 unsigned opcode_of(const Command& command) { return static_cast<unsigned>(get<kCommand, "OP">(words_of(command))); }
-
-const CommandRow* row_of(unsigned opcode) {
-  const auto found = std::find_if(kCommandRows.begin(), kCommandRows.end(),
-                                  [opcode](const CommandRow& row) { return row.opcode == opcode; });
-  return found == kCommandRows.end() ? nullptr : &*found;
-}
 
 bool is_by_address(unsigned opcode) {
   return opcode == kCmdTlbiNhVa || opcode == kCmdTlbiNhVaa || opcode == kCmdTlbiS2Ipa;
@@ -90,10 +85,29 @@ PageRequestResponse page_response(const Command& command) {
 
 }  // namespace
 
+const CommandRow* Core::command_row(const Command& command) {
+  const auto found = std::ranges::find(kCommandRows, opcode_of(command), &CommandRow::opcode);
+  return found == kCommandRows.end() ? nullptr : &*found;
+}
+
 bool Core::has_command() const {
   if (!is_enabled(Queue::Commands) || is_active(mask_of<kGerror, "CMDQ_ERR">)) return false;
-  const RingIndices indices = ring(Queue::Commands);
+  const RingIndices indices = pending_commands();
   return !indices.is_empty() && indices.occupancy() <= indices.format.entries;  // smmuv3-003
+}
+
+RingIndices Core::pending_commands() const {
+  RingIndices indices = ring(Queue::Commands);
+  if (is_syncing_) indices.head = indices.next(indices.head);
+  return indices;
+}
+
+// A CMD_SYNC is consumed when it has completed: whoever polls for it without a message sees the index move past it.
+// [§4.7.3]
+void Core::completed() {
+  if (!std::exchange(is_syncing_, false)) return;
+  const RingIndices indices = ring(Queue::Commands);
+  registers_.set(kRegCmdqCons, with<kCmdqCons, "RD">(reg(kRegCmdqCons), indices.next(indices.head)));
 }
 
 void Core::stop_commands(CommandError error) {
@@ -106,7 +120,7 @@ CommandError Core::validate(const Command& command) const {
   const auto words = words_of(command);
   const bool stalls = opcode == kCmdResume || opcode == kCmdStallTerm;
   const bool needs_stage2 = opcode == kCmdTlbiS12Vmall || opcode == kCmdTlbiS2Ipa;
-  const bool illegal = row_of(opcode) == nullptr || (is_stage1_only(opcode) && !capabilities_.stage1) ||
+  const bool illegal = command_row(command) == nullptr || (is_stage1_only(opcode) && !capabilities_.stage1) ||
                        (needs_stage2 && !capabilities_.stage2) || (opcode == kCmdAtcInv && !capabilities_.ats) ||
                        (opcode == kCmdPriResp && !capabilities_.page_requests) ||
                        (stalls && capabilities_.stall_model == StallModel::Absent) ||
@@ -126,6 +140,7 @@ CommandError Core::validate(const Command& command) const {
 
 Task<std::optional<Command>> Core::fetch_command(MemoryPort& memory) {
   std::optional<Command> none;
+  completed();
   if (!has_command()) co_return none;
   const std::uint64_t base = reg(kRegCmdqBase);
   const std::uint64_t consumer = reg(kRegCmdqCons);
@@ -141,8 +156,9 @@ Task<std::optional<Command>> Core::fetch_command(MemoryPort& memory) {
     stop_commands(error);
     co_return none;
   }
-  command.row = row_of(opcode_of(command));
-  registers_.set(kRegCmdqCons, with<kCmdqCons, "RD">(consumer, indices.next(indices.head)));
+  command.row = command_row(command);
+  is_syncing_ = opcode_of(command) == kCmdSync;
+  if (!is_syncing_) registers_.set(kRegCmdqCons, with<kCmdqCons, "RD">(consumer, indices.next(indices.head)));
   std::optional<Command> fetched = command;
   co_return fetched;
 }

@@ -128,6 +128,36 @@ TEST(Smmuv3Commands, SyncSignalsOnlyWhatItIsAskedFor) {
   EXPECT_EQ(message.status->data, 0xabcdU);
 }
 
+// §4.7.3: software that wants no message polls the index. Kills: an index that moves past a CMD_SYNC which has only
+// been fetched, one that is fetched twice meanwhile, one that never moves.
+TEST(Smmuv3Commands, TheIndexPassesASyncOnceItHasCompleted) {
+  for (std::uint64_t signal = 0; signal <= 2; ++signal) {
+    Unit unit(everything());
+    unit.bring_up();
+    const auto consumed = [&] { return get<kCmdqCons, "RD">(unit.core.mmio_read(offset::kCmdqCons, 4)); };
+    unit.put(command<kTlbi>(kCmdTlbiNsnhAll, {}));
+    unit.put(command<kSync>(kCmdSync, {{"CS", signal}, {"MSIAddress", 4}}));
+    unit.core.mmio_write(offset::kCmdqProd, 4, unit.tail);
+    EXPECT_TRUE(unit.core.fetch_command(unit.port).run());
+    EXPECT_EQ(consumed(), 1U);
+    const auto sync = unit.core.fetch_command(unit.port).run();
+    ASSERT_TRUE(sync);
+    EXPECT_TRUE(unit.core.apply(*sync).fence);
+    EXPECT_EQ(consumed(), 1U) << "fetched, not completed";
+    EXPECT_FALSE(unit.core.has_command());
+    EXPECT_FALSE(unit.core.fetch_command(unit.port).run()) << "there is no other";
+    EXPECT_EQ(consumed(), 2U) << "asking for the next one ends it";
+    unit.put(command<kSync>(kCmdSync, {{"CS", signal}}));
+    unit.core.mmio_write(offset::kCmdqProd, 4, unit.tail);
+    EXPECT_TRUE(unit.core.fetch_command(unit.port).run());
+    EXPECT_EQ(consumed(), 2U);
+    unit.core.completed();
+    EXPECT_EQ(consumed(), 3U);
+    unit.core.completed();
+    EXPECT_EQ(consumed(), 3U) << "there is nothing to complete";
+  }
+}
+
 // Kills: an illegal command that is consumed or has an effect, an error code or GERROR left out, and a queue that does
 // not go on after the acknowledgement.
 TEST(Smmuv3Commands, IllegalOnesStopTheQueueUntilAcknowledged) {

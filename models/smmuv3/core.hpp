@@ -11,6 +11,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -23,9 +24,12 @@
 
 namespace iommu::smmuv3 {
 
+class GuestQueues;
+
 class Core final : public IommuCore {
  public:
   explicit Core(const Identity& identity);
+  ~Core() override;
 
   [[nodiscard]] const Capabilities& capabilities() const { return capabilities_; }
 
@@ -47,6 +51,12 @@ class Core final : public IommuCore {
   [[nodiscard]] bool has_command() const override;
   Task<std::optional<Command>> fetch_command(MemoryPort& memory) override;
   CommandEffect apply(const Command& command) override;
+  void completed() override;
+  [[nodiscard]] std::span<CommandQueue* const> further_queues() override;
+  // Of a command of whatever queue.
+  [[nodiscard]] CommandError validate(const Command& command) const;
+  // Null: no such opcode.
+  [[nodiscard]] static const CommandRow* command_row(const Command& command);
   std::optional<InterruptMessage> fence_interrupt() override { return std::nullopt; }
   void invalidation_done() override {}
   std::optional<InterruptMessage> take_interrupt() override;
@@ -108,7 +118,6 @@ class Core final : public IommuCore {
   Task<TranslationResponse> walk_stage2(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);
 
   // Commands (commands.cpp)
-  [[nodiscard]] CommandError validate(const Command& command) const;
   void stop_commands(CommandError error);
   [[nodiscard]] InvalidationScope tlbi_scope(const Command& command) const;
   [[nodiscard]] InvalidationScope of_vmid(const Command& command) const;
@@ -120,6 +129,8 @@ class Core final : public IommuCore {
   [[nodiscard]] std::uint64_t reg(std::size_t row) const { return registers_.value(row); }
   enum class Queue : std::uint8_t { Commands, Events, PageRequests };
   [[nodiscard]] RingIndices ring(Queue queue) const;
+  // Where the next command is fetched.
+  [[nodiscard]] RingIndices pending_commands() const;
   [[nodiscard]] Hpa queue_address(Queue queue, std::uint32_t index) const;
   [[nodiscard]] bool is_enabled(Queue queue) const;
   [[nodiscard]] bool is_active(std::uint64_t error) const;
@@ -146,6 +157,8 @@ class Core final : public IommuCore {
   std::unordered_map<StallTag, RequesterId> stalled_;
   StallTag next_stall_ = 0;
   std::deque<InterruptMessage> interrupts_;
+  std::unique_ptr<GuestQueues> guest_queues_;  // null: the unit has no further queues
+  bool is_syncing_ = false;  // the command at CMDQ_CONS.RD is a CMD_SYNC that has been fetched and not completed
 };
 
 }  // namespace iommu::smmuv3

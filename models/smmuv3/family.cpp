@@ -26,6 +26,7 @@ constexpr FamilyDescriptor kFamily{
     .fault_rows = kFaultRows,
     .command_rows = kCommandRows,
     .mmio_bytes = kRegisterBytes,
+    .has_further_queues = true,
     .fixed_inputs = {},
     .unsupported = unsupported,
     .vectors = &kVectorFamily,

@@ -3,16 +3,34 @@
 #include <algorithm>
 
 #include "models/smmuv3/core.hpp"
+#include "models/smmuv3/guest_queue.hpp"
 #include "models/smmuv3/register_rows.hpp"
 
 namespace iommu::smmuv3 {
 
-Core::Core(const Identity& identity) : capabilities_(identity), registers_(register_rows(identity), kRegisterBytes) {}
+Core::Core(const Identity& identity) : capabilities_(identity), registers_(register_rows(identity), kRegisterBytes) {
+  if (identity.queue_parameters != 0)
+    guest_queues_ = std::make_unique<GuestQueues>(*this, identity.queue_parameters, identity.queue_view);
+}
 
-std::uint64_t Core::mmio_read(std::uint64_t at, unsigned bytes) { return registers_.read(at, bytes); }
+Core::~Core() = default;
+
+std::span<CommandQueue* const> Core::further_queues() {
+  if (guest_queues_ == nullptr) return {};
+  return guest_queues_->queues();
+}
+
+std::uint64_t Core::mmio_read(std::uint64_t at, unsigned bytes) {
+  if (guest_queues_ != nullptr && at >= kQueueBlock) return guest_queues_->read(at - kQueueBlock, bytes);
+  return registers_.read(at, bytes);
+}
 
 RegisterEffect Core::mmio_write(std::uint64_t at, unsigned bytes, std::uint64_t value) {
   RegisterEffect effect;
+  if (guest_queues_ != nullptr && at >= kQueueBlock) {
+    guest_queues_->write(at - kQueueBlock, bytes, value, effect);
+    return effect;
+  }
   const auto changes = registers_.write(at, bytes, value);
   // First what does not count: one write may reach two registers, and the meaning of one depends on the other.
   for (const RegisterChange& change : changes)
@@ -31,6 +49,10 @@ RegisterEffect Core::mmio_write(std::uint64_t at, unsigned bytes, std::uint64_t 
           registers_.set(kRegGbpa, change.written & kGbpa.mask_of(FieldKind::Value) & ~mask_of<kGbpa, "Update">);
           effect.configuration_changed = true;
         }
+        break;
+      case kRegCmdqBase:
+      case kRegCmdqCons:
+        is_syncing_ = false;  // what is still under way is no command of this ring any more
         break;
       case kRegGerrorn:
       case kRegCmdqProd:

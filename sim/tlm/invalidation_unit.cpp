@@ -54,18 +54,14 @@ void CommandPort::fetched() {
 
 // Service -----------------------------------------------------------------------------------------------------------
 
-InvalidationUnit::InvalidationUnit(Calendar& calendar, IommuCore& core, MemorySystem::Port& memory,
-                                   InvalidationTarget& target, InFlightTracker& in_flight,
-                                   const IommuParameters& parameters, IommuStatistics& statistics)
-    : calendar_(calendar),
-      core_(core),
-      memory_(memory),
-      target_(target),
-      in_flight_(in_flight),
+InvalidationUnit::InvalidationUnit(const InvalidationEnvironment& environment, CommandQueue& queue,
+                                   const IommuParameters& parameters)
+    : unit_(environment),
+      calendar_(environment.calendar),
+      queue_(queue),
       timing_(parameters.invalidation),
       policy_(parameters.drain),
-      statistics_(statistics),
-      port_(memory, parameters.invalidation.fetch_bytes, statistics.invalidation) {}
+      port_(environment.memory, parameters.invalidation.fetch_bytes, environment.statistics.invalidation) {}
 
 void InvalidationUnit::on_doorbell() {
   port_.on_doorbell();
@@ -74,7 +70,7 @@ void InvalidationUnit::on_doorbell() {
 
 void InvalidationUnit::invalidate_by_register(const std::vector<InvalidationScope>& scopes) {
   for (const InvalidationScope& scope : scopes) by_register_.push(scope);
-  ++statistics_.invalidation.register_based;
+  ++unit_.statistics.invalidation.register_based;
   wake();
 }
 
@@ -96,26 +92,27 @@ Task<void> InvalidationUnit::serve() {
         co_await invalidate(scope);
       }
       co_await Drain{*this};
-      core_.invalidation_done();
+      unit_.core.invalidation_done();
       continue;
     }
-    if (!core_.has_command()) break;
-    const std::optional<Command> command = co_await core_.fetch_command(port_);
+    if (!queue_.has_command()) break;
+    const std::optional<Command> command = co_await queue_.fetch_command(port_);
     if (!command) {  // the core has recorded why, and waits for software
-      target_.core_acted();
+      unit_.target.core_acted();
       if (by_register_.is_empty()) break;
       continue;
     }
     co_await Delay{calendar_, timing_.decode};
-    const CommandEffect effect = core_.apply(*command);
-    target_.core_acted();
+    const CommandEffect effect = queue_.apply(*command);
+    unit_.target.core_acted();
     co_await execute(effect);
+    queue_.completed();
   }
   is_running_ = false;
 }
 
 Task<void> InvalidationUnit::execute(CommandEffect effect) {
-  InvalidationCounts& counts = statistics_.invalidation;
+  InvalidationCounts& counts = unit_.statistics.invalidation;
   ++counts.commands;
   if (effect.error) ++counts.errors;
   for (std::size_t i = 0; i < effect.scopes.size(); ++i) {
@@ -127,11 +124,11 @@ Task<void> InvalidationUnit::execute(CommandEffect effect) {
   const FenceCompletion fence = *effect.fence;
   const Picoseconds decoded = calendar_.now();
   co_await complete(fence);
-  statistics_.invalidation.fence_wait.add(calendar_.now() - decoded);
+  unit_.statistics.invalidation.fence_wait.add(calendar_.now() - decoded);
 }
 
 Task<void> InvalidationUnit::invalidate(InvalidationScope scope) {
-  ++statistics_.invalidation.scopes[static_cast<std::size_t>(class_of(scope))];
+  ++unit_.statistics.invalidation.scopes[static_cast<std::size_t>(class_of(scope))];
   if (scope.kind == InvalidationKind::DeviceTlb) {
     if (device_tlbs_ == nullptr) co_return;
     ++device_tlbs_pending_;
@@ -139,9 +136,10 @@ Task<void> InvalidationUnit::invalidate(InvalidationScope scope) {
         scope, [](void* self, std::uint64_t) { static_cast<InvalidationUnit*>(self)->device_tlb_done(); }, this, 0);
     co_return;
   }
-  const Picoseconds scan = timing_.scan + timing_.scan_entry * target_.entries_examined(scope);
-  co_await Delay{calendar_, scan};
-  target_.take_effect(scope);
+  const Picoseconds scan = timing_.scan + timing_.scan_entry * unit_.target.entries_examined(scope);
+  const Picoseconds over = unit_.scanner.reserve(calendar_.now(), scan);
+  co_await Delay{calendar_, over - calendar_.now()};
+  unit_.target.take_effect(scope);
 }
 
 Task<void> InvalidationUnit::complete(FenceCompletion fence) {
@@ -149,11 +147,11 @@ Task<void> InvalidationUnit::complete(FenceCompletion fence) {
   if (fence.status) {
     const std::uint64_t data = fence.status->data;
     // A status address outside memory loses the write, as on a bus; software polls for ever, the unit goes on.
-    (void)co_await memory_.write(fence.status->address, std::span(&data, 1), fence.status->bytes,
-                                 AccessKind::Completion);
+    (void)co_await unit_.memory.write(fence.status->address, std::span(&data, 1), fence.status->bytes,
+                                      AccessKind::Completion);
   }
   if (!fence.interrupt) co_return;
-  if (const auto message = core_.fence_interrupt()) target_.raise(*message);
+  if (const auto message = unit_.core.fence_interrupt()) unit_.target.raise(*message);
 }
 
 // Drain -------------------------------------------------------------------------------------------------------------
@@ -162,39 +160,37 @@ Task<void> InvalidationUnit::complete(FenceCompletion fence) {
 void InvalidationUnit::begin_drain(std::coroutine_handle<> waiter) {
   drain_waiter_ = waiter;
   drain_step_ = DrainStep::Requests;
-  advance_drain();
+  is_beginning_drain_ = true;
+  unit_.requests.drain([](void* self, std::uint64_t) { static_cast<InvalidationUnit*>(self)->requests_drained(); },
+                       this, 0);
+  is_beginning_drain_ = false;
 }
 
-void InvalidationUnit::on_drained() {
-  if (drain_step_ == DrainStep::Requests) calendar_.call_at<&InvalidationUnit::advance_drain_at>(calendar_.now(), this);
+// The last request leaves in the middle of what its submitter does with the answer, which may be to enter a DMA.
+void InvalidationUnit::requests_drained() {
+  if (is_beginning_drain_) return drain_dma(0);
+  calendar_.call_at<&InvalidationUnit::drain_dma>(calendar_.now(), this);
 }
 
-void InvalidationUnit::advance_drain_at(std::uint64_t) {
-  if (drain_step_ == DrainStep::Requests) advance_drain();
-}
-
-void InvalidationUnit::advance_drain() {
-  if (drain_step_ == DrainStep::Requests && target_.is_drained()) {
-    drain_step_ = DrainStep::Dma;
-    if (policy_ == DrainPolicy::TranslationsAndDma) {
-      in_flight_.drain([](void* self, std::uint64_t) { static_cast<InvalidationUnit*>(self)->dma_drained(); }, this, 0);
-      return;
-    }
-    drain_step_ = DrainStep::DeviceTlbs;
-  }
-  if (drain_step_ != DrainStep::DeviceTlbs || device_tlbs_pending_ != 0) return;
-  drain_step_ = DrainStep::None;
-  calendar_.resume_at(calendar_.now(), std::exchange(drain_waiter_, {}));
+void InvalidationUnit::drain_dma(std::uint64_t) {
+  drain_step_ = DrainStep::Dma;
+  if (policy_ == DrainPolicy::TranslationsOnly) return dma_drained();
+  unit_.dma.drain([](void* self, std::uint64_t) { static_cast<InvalidationUnit*>(self)->dma_drained(); }, this, 0);
 }
 
 void InvalidationUnit::dma_drained() {
   drain_step_ = DrainStep::DeviceTlbs;
-  advance_drain();
+  if (device_tlbs_pending_ == 0) end_drain();
 }
 
 void InvalidationUnit::device_tlb_done() {
   --device_tlbs_pending_;
-  if (drain_step_ == DrainStep::DeviceTlbs) advance_drain();
+  if (drain_step_ == DrainStep::DeviceTlbs && device_tlbs_pending_ == 0) end_drain();
+}
+
+void InvalidationUnit::end_drain() {
+  drain_step_ = DrainStep::None;
+  calendar_.resume_at(calendar_.now(), std::exchange(drain_waiter_, {}));
 }
 
 }  // namespace iommu

@@ -4,9 +4,11 @@
 //
 // Unloaded time from the doorbell's arrival to the visible status write of one invalidation and one fence:
 //   fetch_start + 2 * (read + decode) + scan + scan_entry * entries + drain + write      (one descriptor per fetch)
-// Commands execute in order, one at a time; a fence holds up what follows it.
+// Commands of one queue execute in order, one at a time; a fence holds up what follows it. A unit with several queues
+// has one of these for each: they fetch, decode and wait side by side, and take turns at the caches.
 #pragma once
 
+#include <algorithm>
 #include <coroutine>
 #include <cstdint>
 #include <vector>
@@ -29,8 +31,6 @@ class InvalidationTarget {
   // The caches forget what the scope covers, now; requests that may carry it are from now on being drained.
   virtual void take_effect(const InvalidationScope& scope) = 0;
   [[nodiscard]] virtual std::uint32_t entries_examined(const InvalidationScope& scope) const = 0;
-  // No request is being drained. When this becomes true, InvalidationUnit::on_drained() is called.
-  [[nodiscard]] virtual bool is_drained() const = 0;
   virtual void raise(const InterruptMessage& message) = 0;
   // The core fetched or applied a command: it may have interrupts to raise and event records to write.
   virtual void core_acted() = 0;
@@ -63,17 +63,42 @@ class CommandPort final : public MemoryPort {
   MemoryAccess* pending_ = nullptr;
 };
 
+// One invalidation at a time examines the caches of a unit; queues are served in the order in which they ask. None has
+// more than one waiting, so that no queue waits longer than for one of each other.
+class CacheScanner {
+ public:
+  // When a scan that is asked for now is over.
+  [[nodiscard]] Picoseconds reserve(Picoseconds now, Picoseconds length) {
+    free_at_ = std::max(free_at_, now) + length;
+    return free_at_;
+  }
+
+ private:
+  Picoseconds free_at_;
+};
+
+// What the queues of one unit share; outlives them.
+struct InvalidationEnvironment {
+  Calendar& calendar;
+  IommuCore& core;
+  MemorySystem::Port& memory;
+  InvalidationTarget& target;
+  InFlightTracker& requests;  // answered or being answered with what an invalidation has removed
+  InFlightTracker& dma;
+  CacheScanner& scanner;
+  IommuStatistics& statistics;
+};
+
 class InvalidationUnit {
  public:
-  InvalidationUnit(Calendar& calendar, IommuCore& core, MemorySystem::Port& memory, InvalidationTarget& target,
-                   InFlightTracker& in_flight, const IommuParameters& parameters, IommuStatistics& statistics);
+  // `queue` outlives the unit.
+  InvalidationUnit(const InvalidationEnvironment& environment, CommandQueue& queue, const IommuParameters& parameters);
 
   void connect(DeviceTlbPort& device_tlbs) { device_tlbs_ = &device_tlbs; }
   // The register write that makes commands pending has arrived.
   void on_doorbell();
   // Register-based invalidation: applied after what is being executed; the core is told when it is complete.
   void invalidate_by_register(const std::vector<InvalidationScope>& scopes);
-  void on_drained();
   [[nodiscard]] bool is_idle() const { return !is_running_; }
 
  private:
@@ -98,19 +123,17 @@ class InvalidationUnit {
   Task<void> invalidate(InvalidationScope scope);
   Task<void> complete(FenceCompletion fence);
   void begin_drain(std::coroutine_handle<> waiter);
-  void advance_drain();
-  void advance_drain_at(std::uint64_t);
+  void requests_drained();
+  void drain_dma(std::uint64_t);
   void dma_drained();
+  void end_drain();
   void device_tlb_done();
 
+  InvalidationEnvironment unit_;
   Calendar& calendar_;
-  IommuCore& core_;
-  MemorySystem::Port& memory_;
-  InvalidationTarget& target_;
-  InFlightTracker& in_flight_;
+  CommandQueue& queue_;
   InvalidationTiming timing_;
   DrainPolicy policy_;
-  IommuStatistics& statistics_;
   CommandPort port_;
   DeviceTlbPort* device_tlbs_ = nullptr;
   Fifo<InvalidationScope> by_register_;
@@ -119,6 +142,7 @@ class InvalidationUnit {
 
   enum class DrainStep : std::uint8_t { None, Requests, Dma, DeviceTlbs };
   DrainStep drain_step_ = DrainStep::None;
+  bool is_beginning_drain_ = false;
   std::coroutine_handle<> drain_waiter_;
   Task<void> service_;  // last: destroyed before what it uses
 };

@@ -51,11 +51,19 @@ IommuUnit::IommuUnit(Calendar& calendar, IommuCore& core, MemorySystem::Port& me
       parameters_(parameters),
       caches_(parameters, seed, statistics_),
       walkers_(calendar, core, memory, parameters, caches_, *this),
-      invalidation_(calendar, core, memory, *this, in_flight_, parameters, statistics_),
       registers_(calendar, core, *this, mmio),
       memory_(memory),
       lookup_starts_(parameters.lookup_ports, Picoseconds{} - parameters.timing.lookup_interval) {
   SIM_CHECK(parameters.problem() == nullptr, "IOMMU parameters are validated with the scenario");
+  const InvalidationEnvironment environment{calendar,  core,       memory,   *this,
+                                            draining_, in_flight_, scanner_, statistics_};
+  invalidation_.push_back(std::make_unique<InvalidationUnit>(environment, core, parameters));
+  for (CommandQueue* queue : core.further_queues())
+    invalidation_.push_back(std::make_unique<InvalidationUnit>(environment, *queue, parameters));
+}
+
+void IommuUnit::connect(DeviceTlbPort& device_tlbs) {
+  for (const auto& queue : invalidation_) queue->connect(device_tlbs);
 }
 
 // The way in --------------------------------------------------------------------------------------------------------
@@ -356,7 +364,7 @@ void IommuUnit::deliver(UnitRequest& request) {
   request.completed = calendar_.now();
   --pending_;
   count_answer(request);
-  if (request.internal.is_draining && --draining_ == 0) invalidation_.on_drained();
+  if (request.internal.draining) draining_.leave(*request.internal.draining);
   request.done(request.context, request.argument);
 }
 
@@ -432,8 +440,9 @@ void IommuUnit::on_register_effect(const RegisterEffect& effect) {
     everything.kind = InvalidationKind::Context;
     take_effect(everything);
   }
-  if (!effect.scopes.empty()) invalidation_.invalidate_by_register(effect.scopes);
-  if (effect.commands_pending) invalidation_.on_doorbell();
+  if (!effect.scopes.empty()) invalidation_.front()->invalidate_by_register(effect.scopes);
+  if (effect.commands_pending) invalidation_.front()->on_doorbell();
+  for (const std::uint32_t queue : effect.further_queues) invalidation_[1 + queue]->on_doorbell();
   core_acted();
 }
 
@@ -518,8 +527,7 @@ void IommuUnit::drain(UnitRequest* chain) {
 }
 
 void IommuUnit::drain_one(UnitRequest& request) {
-  if (std::exchange(request.internal.is_draining, true)) return;
-  ++draining_;
+  if (!request.internal.draining) request.internal.draining = draining_.enter();
 }
 
 }  // namespace iommu

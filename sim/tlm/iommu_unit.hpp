@@ -66,7 +66,7 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   // ---------------------------------------------------------------------------------------------------------- The root
   // port enters each DMA here when its translation is delivered, and leaves when memory has served it.
   [[nodiscard]] InFlightTracker& in_flight() { return in_flight_; }
-  void connect(DeviceTlbPort& device_tlbs) { invalidation_.connect(device_tlbs); }
+  void connect(DeviceTlbPort& device_tlbs);
   void connect(InterruptSink& sink) { interrupts_ = &sink; }
 
   [[nodiscard]] const IommuStatistics& statistics() const { return statistics_; }
@@ -113,7 +113,6 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void on_register_effect(const RegisterEffect& effect) override;
   void take_effect(const InvalidationScope& scope) override;
   [[nodiscard]] std::uint32_t entries_examined(const InvalidationScope& scope) const override;
-  [[nodiscard]] bool is_drained() const override { return draining_ == 0; }
   void raise(const InterruptMessage& message) override { post_interrupt(message); }
   void core_acted() override;
 
@@ -130,7 +129,9 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   TranslationCaches caches_;
   TableWalkers walkers_;
   InFlightTracker in_flight_;
-  InvalidationUnit invalidation_;
+  InFlightTracker draining_;  // requests that a fence waits for
+  CacheScanner scanner_;
+  std::vector<std::unique_ptr<InvalidationUnit>> invalidation_;  // by queue, the unit's first one first
   MmioTarget registers_;
   MemorySystem::Port& memory_;
 
@@ -139,7 +140,6 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   std::uint64_t next_sequence_ = 0;
   std::uint32_t queued_ = 0;
   std::uint64_t pending_ = 0;
-  std::uint64_t draining_ = 0;
   std::uint32_t outstanding_misses_ = 0;
   Fifo<UnitRequest*> order_;    // InOrder: all that were looked up or wait for it, oldest first
   Fifo<UnitRequest*> held_;     // OutOfOrder: hits that wait for older misses

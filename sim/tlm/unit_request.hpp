@@ -69,7 +69,7 @@ struct UnitRequest {
     bool is_missed = false;   // left the pipeline for a fetch, a walk or a miss entry
     bool is_counted = false;  // as a lookup
     bool is_answered = false;
-    bool is_draining = false;  // a fence waits for this request
+    std::optional<std::uint8_t> draining{};  // a fence waits for this request
   } internal;
 };
 

@@ -119,6 +119,7 @@ struct DrivenUnit {
       if (!command) break;
       EXPECT_NE(command->row, nullptr);
       effects.push_back(core.apply(*command));
+      core.completed();
     }
     return effects;
   }

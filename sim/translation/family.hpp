@@ -18,6 +18,13 @@ namespace iommu {
 struct FamilyLayouts;
 struct VectorFamily;
 
+// Command rings beside a unit's first one, where the family has those.
+enum class FurtherQueues : std::uint8_t {
+  None,
+  All,        // as hardware has them: some for the host's software, some that it gives to guests
+  OneGuests,  // what a guest is shown of them: its own
+};
+
 // What a scenario may ask of a unit, in words that every family understands.
 struct UnitFeatures {
   unsigned host_address_bits = 48;
@@ -30,6 +37,7 @@ struct UnitFeatures {
   bool accessed_dirty = false;  // stage 1 keeps accessed and dirty marks
   bool stall = false;           // faulting transactions may wait for software, where the family has that
   std::uint32_t command_ring_entries = 256;
+  FurtherQueues further_queues = FurtherQueues::None;
 };
 
 // How software invalidates a range that one command cannot name.
@@ -55,6 +63,8 @@ struct FamilyDescriptor {
   std::span<const FaultRow> fault_rows;
   std::span<const CommandRow> command_rows;
   std::uint64_t mmio_bytes = 4096;
+  // Units may have command rings beside the first one (UnitFeatures::further_queues).
+  bool has_further_queues = false;
   // Input addresses that no table translates, in any context (interrupt messages): software never maps them.
   std::span<const AddressRange> fixed_inputs;
   // Why features cannot be combined on this family, for scenario errors; empty when they can.

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -116,6 +117,33 @@ struct CommandEffect {
   std::optional<PageRequestResponse> page_response{};
 };
 
+// A ring of commands into a unit: the unit's first one, or a further one beside it.
+class CommandQueue {
+ public:
+  CommandQueue() = default;
+  CommandQueue(const CommandQueue&) = delete;
+  CommandQueue& operator=(const CommandQueue&) = delete;
+  virtual ~CommandQueue() = default;
+
+  // True when the ring holds a command that may be fetched now.
+  [[nodiscard]] virtual bool has_command() const = 0;
+  // Fetches the command at the head and advances the head; nullopt when there is none or fetching it failed (which the
+  // core has then recorded as a command error).
+  virtual Task<std::optional<Command>> fetch_command(MemoryPort& memory) = 0;
+  virtual CommandEffect apply(const Command& command) = 0;
+  // What was fetched last has taken effect, a fence has completed: where software sees that from the ring's index, it
+  // does so from now on. Fetching the next command implies it.
+  virtual void completed() {}
+};
+
+// Software has placed a further ring of its unit, or taken it away. Only whoever emulates a unit wants to know.
+struct RingPlacement {
+  std::uint32_t ring = 0;     // of the software's own
+  Hpa base;                   // as software wrote it
+  std::uint32_t entries = 0;  // 0: taken away
+  friend bool operator==(const RingPlacement&, const RingPlacement&) = default;
+};
+
 // What a register write asks of whoever drives the core.
 struct RegisterEffect {
   bool commands_pending = false;  // the command ring's tail moved, or fetching was enabled
@@ -123,6 +151,8 @@ struct RegisterEffect {
   std::vector<InvalidationScope> scopes;
   bool configuration_changed = false;  // translation enabled, disabled, or its root replaced: cached contexts are void
   std::vector<StallResolution> resolutions{};
+  std::vector<std::uint32_t> further_queues{};  // of further_queues(): their tail moved, or fetching was enabled
+  std::optional<RingPlacement> placement{};
 };
 
 // A message-signalled interrupt that the core wants written.
@@ -131,13 +161,8 @@ struct InterruptMessage {
   std::uint32_t data = 0;
 };
 
-class IommuCore {
+class IommuCore : public CommandQueue {
  public:
-  IommuCore() = default;
-  IommuCore(const IommuCore&) = delete;
-  IommuCore& operator=(const IommuCore&) = delete;
-  virtual ~IommuCore() = default;
-
   // Translation ------------------------------------------------------------------------------------------------------
   // False while the unit passes every request through untranslated (before software enables it).
   [[nodiscard]] virtual bool is_translating() const = 0;
@@ -170,12 +195,9 @@ class IommuCore {
   }
 
   // Commands ---------------------------------------------------------------------------------------------------------
-  // True when the ring holds a command that may be fetched now.
-  [[nodiscard]] virtual bool has_command() const = 0;
-  // Fetches the command at the head and advances the head; nullopt when there is none or fetching it failed (which the
-  // core has then recorded as a command error).
-  virtual Task<std::optional<Command>> fetch_command(MemoryPort& memory) = 0;
-  virtual CommandEffect apply(const Command& command) = 0;
+  // The core itself is the unit's first queue; these stand beside it, each with a head of its own. They exist as long
+  // as the core.
+  [[nodiscard]] virtual std::span<CommandQueue* const> further_queues() { return {}; }
   // The interrupt of a completed fence, if enabled.
   virtual std::optional<InterruptMessage> fence_interrupt() = 0;
   // Register-based invalidation has taken effect: clears the busy bit software polls.

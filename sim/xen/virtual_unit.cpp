@@ -108,6 +108,7 @@ Task<void> VirtualUnit::run_commands(CpuPort& cpu) {
     if (!effect.fence) continue;
     ++commands_.fence;
     if (!batch.empty()) co_await sink_->invalidate(cpu, std::exchange(batch, {}));
+    core_->completed();
     co_await complete(cpu, *effect.fence);
   }
   if (!batch.empty()) co_await sink_->invalidate(cpu, std::move(batch));
