@@ -49,6 +49,35 @@ TableEdit unmap_with_reserve(IoContext& context, AddressRange range, ReclaimTabl
   context.arena->give_up(before - tables_to_shatter(*context.table, whole));
   return edit;
 }
+
+// Pages of the owner's p2m that a range touches: one lookup tells about all of one.
+std::uint64_t pages_of_p2m(const Domain& owner, Gfn first, std::uint64_t pages) {
+  const unsigned order = owner.setting.page_lg2 - kPageLg2;
+  return ((first.value() + pages - 1) >> order) - (first.value() >> order) + 1;
+}
+
+// The same scope over each range; without ranges, as it is.
+std::vector<InvalidationScope> over(const InvalidationScope& whole, const std::vector<AddressRange>& ranges) {
+  std::vector<InvalidationScope> scopes;
+  for (const AddressRange& range : ranges) {
+    scopes.push_back(whole);
+    scopes.back().range = range;
+  }
+  if (scopes.empty()) scopes.push_back(whole);
+  return scopes;
+}
+
+// As the unit's commands can name them. Where one of them has to be the whole domain, the others are in it.
+std::vector<InvalidationScope> scopes_of(PhysicalUnit& unit, const InvalidationScope& whole,
+                                         const std::vector<AddressRange>& ranges) {
+  std::vector<InvalidationScope> scopes;
+  for (const InvalidationScope& exact : over(whole, ranges)) {
+    const InvalidationScope scope = unit.driver().widen(exact);
+    if (!scope.range) return {1, scope};
+    if (std::find(scopes.begin(), scopes.end(), scope) == scopes.end()) scopes.push_back(scope);
+  }
+  return scopes;
+}
 }  // namespace
 
 Hypervisor::MapRun Hypervisor::next_run(const Domain& domain, const Domain& owner, const IoContext& context, Gfn gfn,
@@ -73,86 +102,186 @@ Hypervisor::MapRun Hypervisor::next_run(const Domain& domain, const Domain& owne
   return run;
 }
 
-Task<PagesDone> Hypervisor::map_pages(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, Gfn gfn, Dfn dfn,
-                                      std::uint64_t pages, Permissions permissions) {
-  PagesDone done;
-  co_await cpu.acquire(context.lock);
-  if (context.dying) done.status = Errno::Invalid;
-  TableEdit edit;
-  std::uint64_t references = 0;
-  while (done.pages < pages && done.status == Errno::Ok) {
-    const MapRun run = next_run(domain, owner, context, gfn + done.pages, dfn + done.pages, pages - done.pages);
+// A larger page than a table of single ones needs the tables that would split it again, where such pages are kept.
+unsigned Hypervisor::largest_leaf(const IoContext& context, const PageOperation& operation) const {
+  if (context.arena == nullptr || operation.page_lg2 == kPageLg2) return operation.page_lg2;
+  const MappedLeaf whole{.page_lg2 = static_cast<std::uint8_t>(operation.page_lg2), .permissions = kReadWrite};
+  const std::uint64_t leaves = operation.pages >> (operation.page_lg2 - kPageLg2);
+  const std::uint64_t tables = leaves * xen::tables_to_shatter(whole) + context.table->root().top_level;
+  return context.arena->can_set_aside(tables) ? operation.page_lg2 : kPageLg2;
+}
+
+void Hypervisor::take_back(IoContext& context, const PageOperation& operation, PagesEdit& work) {
+  const std::uint64_t tail = work.done.pages & ((1ULL << (operation.page_lg2 - kPageLg2)) - 1);
+  if (tail == 0) return;
+  work.done.pages -= tail;
+  const AddressRange range = bytes_of(operation.dfn + work.done.pages, tail);
+  std::vector<Mfn> frames = frames_behind(*context.table, range);
+  std::erase_if(frames, [&](Mfn frame) { return !holds_reference(frame.address().value()); });
+  work.dropped.insert(work.dropped.end(), frames.begin(), frames.end());
+  TableEdit undone = unmap_with_reserve(context, range, ReclaimTables::WhenEmpty);
+  undone.pages_done = 0;
+  work.edit.merge(std::move(undone));
+}
+
+// Page by page until one cannot be entered. The frames count as one contiguous piece to save time; a guest's pages are
+// still entered one by one, unless larger ones were asked for.
+Hypervisor::PagesEdit Hypervisor::enter_pages(const Domain& domain, const Domain& owner, IoContext& context,
+                                              const PageOperation& operation) {
+  PagesEdit work;
+  PagesDone& done = work.done;
+  const unsigned largest = largest_leaf(context, operation);
+  while (done.pages < operation.pages && done.status == Errno::Ok) {
+    const MapRun run = next_run(domain, owner, context, operation.gfn + done.pages, operation.dfn + done.pages,
+                                operation.pages - done.pages);
     done.status = run.status;
     if (run.status != Errno::Ok) break;
-    // The frames count as one contiguous piece here to save time; a guest's pages are still entered one by one.
-    const TableEdit step = context.table->map({.input = (dfn + done.pages).address().value(),
+    const TableEdit step = context.table->map({.input = (operation.dfn + done.pages).address().value(),
                                                .output = run.machine.address().value(),
                                                .length = kPageSize * run.pages,
-                                               .permissions = permissions,
+                                               .permissions = operation.permissions,
+                                               .max_page_lg2 = largest,
                                                .coalesce = options_.coalesce});
     for (std::uint64_t i = 0; i < step.pages_done; ++i) {
       if (!holds_reference((run.machine + i).address().value())) continue;
       references_.take(run.machine + i);
-      ++references;
+      ++work.references;
     }
     done.pages += step.pages_done;
     done.status = to_errno(step.status);
     // Merging freed them; the split that undoes it will want them back.
-    if (context.arena != nullptr) context.arena->set_aside(step.freed_tables.size());
-    edit.merge(step);
+    if (context.arena != nullptr && options_.coalesce == Coalesce::Yes)
+      context.arena->set_aside(step.freed_tables.size());
+    work.edit.merge(step);
   }
-  const std::uint64_t looked_up = done.pages + (done.status == Errno::Ok ? 0 : 1);
-  co_await cpu.charge(CostId::P2mLookup, looked_up);
-  co_await cpu.charge(CostId::PageReference, references);
-  // One walk to find a conflict, one to write.
-  if (context.table) co_await cpu.charge(CostId::TableRead, 2 * looked_up * (context.table->root().top_level + 1U));
-  co_await charge_edit(cpu, edit);
-  if (done.pages != 0) co_await flush_edit(cpu, domain, context, bytes_of(dfn, done.pages), edit);
-  cpu.release(context.lock);
-  co_return done;
+  work.range = bytes_of(operation.dfn, std::max<std::uint64_t>(done.pages, 1));
+  work.leaves = done.pages;
+  if (operation.page_lg2 == kPageLg2 || done.pages == 0) return work;
+  work.leaves = 0;
+  context.table->for_each_leaf(work.range, [&](const MappedLeaf& leaf) {
+    ++work.leaves;
+    if (context.arena != nullptr) context.arena->set_aside(xen::tables_to_shatter(leaf));
+  });
+  return work;
 }
 
-Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext& context, Dfn dfn, std::uint64_t pages,
-                                        UnmapFlush flush) {
-  PagesDone done;
+Task<Hypervisor::PagesEdit> Hypervisor::map_locked(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context,
+                                                   PageOperation operation) {
+  PagesEdit work;
+  work.done.status = Errno::Invalid;
+  if (!context.dying) work = enter_pages(domain, owner, context, operation);
+  const std::uint64_t refused = work.done.status == Errno::Ok ? 0 : 1;
+  std::uint64_t lookups = work.done.pages;
+  if (operation.page_lg2 > kPageLg2 && lookups != 0) lookups = pages_of_p2m(owner, operation.gfn, lookups);
+  take_back(context, operation, work);
+  co_await cpu.charge(CostId::P2mLookup, lookups + refused);
+  co_await cpu.charge(CostId::PageReference, work.references);
+  // One walk to find a conflict, one to write.
+  if (context.table)
+    co_await cpu.charge(CostId::TableRead, 2 * (work.leaves + refused) * (context.table->root().top_level + 1U));
+  co_await charge_edit(cpu, work.edit);
+  co_return work;
+}
+
+Task<PagesDone> Hypervisor::map_pages(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, Gfn gfn, Dfn dfn,
+                                      std::uint64_t pages, Permissions permissions) {
   co_await cpu.acquire(context.lock);
+  const PageOperation operation{.gfn = gfn, .dfn = dfn, .pages = pages, .permissions = permissions};
+  const PagesEdit work = co_await map_locked(cpu, domain, owner, context, operation);
+  if (work.done.pages != 0) co_await flush_edit(cpu, domain, context, work.range, work.edit);
+  cpu.release(context.lock);
+  co_return work.done;
+}
+
+Task<Hypervisor::PagesEdit> Hypervisor::unmap_locked(CpuPort& cpu, IoContext& context, PageOperation operation) {
+  PagesEdit work;
+  PagesDone& done = work.done;
+  const Dfn dfn = operation.dfn;
   if (context.dying)
     done.status = Errno::Invalid;
   else if (dfn > last_dfn())
     done.status = Errno::NoEntry;
   else if (context.is_reserved(dfn, 1))
     done.status = Errno::AddressNotAvailable;
-  if (done.status != Errno::Ok || pages == 0) {
-    cpu.release(context.lock);
-    co_return done;
-  }
+  if (done.status != Errno::Ok || operation.pages == 0) co_return work;
   // Up to the end of the space, or to a reserved region: what is asked for beyond fails there.
-  const std::uint64_t asked = std::min(pages, last_dfn().value() - dfn.value() + 1);
-  pages = context.unreserved_from(dfn, asked);
+  const std::uint64_t asked = std::min(operation.pages, last_dfn().value() - dfn.value() + 1);
+  const std::uint64_t pages = context.unreserved_from(dfn, asked);
   const AddressRange range = bytes_of(dfn, pages);
   std::vector<Mfn> frames = frames_behind(*context.table, range);
+  if (operation.page_lg2 > kPageLg2) context.table->for_each_leaf(range, [&](const MappedLeaf&) { ++work.leaves; });
   // Without a flush a walk cache goes on using a table that was unlinked, and would miss what is mapped beside the
   // range meanwhile: only a table whose whole range waits for the flush may go.
-  const ReclaimTables reclaim = flush == UnmapFlush::Later ? ReclaimTables::WhenCovered : ReclaimTables::WhenEmpty;
-  TableEdit edit = unmap_with_reserve(context, range, reclaim);
-  done.pages = edit.pages_done;
-  done.status = to_errno(edit.status);
+  const bool later = operation.kind == PageOperation::Kind::UnmapLater;
+  const ReclaimTables reclaim = later ? ReclaimTables::WhenCovered : ReclaimTables::WhenEmpty;
+  work.edit = unmap_with_reserve(context, range, reclaim);
+  done.pages = work.edit.pages_done;
+  done.status = to_errno(work.edit.status);
   if (done.status == Errno::Ok && pages < asked) done.status = Errno::AddressNotAvailable;
-  frames.resize(std::min<std::size_t>(frames.size(), edit.pages_done));
+  work.range = bytes_of(dfn, std::max<std::uint64_t>(done.pages, 1));
+  frames.resize(std::min<std::size_t>(frames.size(), done.pages));
   std::erase_if(frames, [&](Mfn frame) { return !holds_reference(frame.address().value()); });
-  const std::uint64_t touched = done.pages + (done.status == Errno::Ok ? 0 : 1);
+  if (operation.page_lg2 == kPageLg2) work.leaves = done.pages;
+  const std::uint64_t touched = work.leaves + (done.status == Errno::Ok ? 0 : 1);
   co_await cpu.charge(CostId::TableRead, touched * (context.table->root().top_level + 1U));
-  co_await charge_edit(cpu, edit);
+  co_await charge_edit(cpu, work.edit);
   co_await cpu.charge(CostId::PageReference, frames.size());
-  if (flush == UnmapFlush::Later) {
+  if (later) {
     context.deferred_frames.insert(context.deferred_frames.end(), frames.begin(), frames.end());
-    context.deferred_tables.insert(context.deferred_tables.end(), edit.freed_tables.begin(), edit.freed_tables.end());
+    const std::vector<std::uint64_t> tables = std::exchange(work.edit.freed_tables, {});
+    context.deferred_tables.insert(context.deferred_tables.end(), tables.begin(), tables.end());
   } else {
-    if (done.pages != 0) co_await flush_edit(cpu, domain, context, bytes_of(dfn, done.pages), edit);
-    for (const Mfn frame : frames) references_.drop(frame);
+    work.dropped = std::move(frames);
+  }
+  co_return work;
+}
+
+Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext& context, Dfn dfn, std::uint64_t pages,
+                                        UnmapFlush flush) {
+  using enum PageOperation::Kind;
+  co_await cpu.acquire(context.lock);
+  const PageOperation operation{.kind = flush == UnmapFlush::Later ? UnmapLater : Unmap, .dfn = dfn, .pages = pages};
+  const PagesEdit work = co_await unmap_locked(cpu, context, operation);
+  if (flush == UnmapFlush::Now) {
+    if (work.done.pages != 0) co_await flush_edit(cpu, domain, context, work.range, work.edit);
+    for (const Mfn frame : work.dropped) references_.drop(frame);
   }
   cpu.release(context.lock);
-  co_return done;
+  co_return work.done;
+}
+
+Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& domain, IoContext& context,
+                                                      std::vector<PageOperation> operations, AfterRefusal after) {
+  std::vector<PagesDone> answers;
+  std::vector<AddressRange> ranges;
+  std::vector<Mfn> dropped;
+  TableEdit all;
+  co_await cpu.acquire(context.lock);
+  for (std::size_t i = 0; i < operations.size(); ++i) {
+    PagesEdit work;
+    if (operations[i].kind == PageOperation::Kind::Map)
+      work = co_await map_locked(cpu, domain, domain, context, operations[i]);
+    else
+      work = co_await unmap_locked(cpu, context, operations[i]);
+    answers.push_back(work.done);
+    dropped.insert(dropped.end(), work.dropped.begin(), work.dropped.end());
+    if (operations[i].kind != PageOperation::Kind::UnmapLater) {
+      if (needs_flush(work.edit)) ranges.push_back(work.range);
+      all.merge(std::move(work.edit));
+    }
+    if (work.done.status != Errno::Ok && after == AfterRefusal::Stop) break;
+  }
+  if (all.structure_changed) {
+    co_await flush(cpu, domain, context, {});
+  } else if (!ranges.empty()) {
+    co_await flush(cpu, domain, context, ranges);
+  } else if (all.added) {
+    ++counters_.flushes_skipped;
+  }
+  for (const std::uint64_t page : all.freed_tables) context.table_memory->release(page);
+  for (const Mfn frame : dropped) references_.drop(frame);
+  cpu.release(context.lock);
+  co_return answers;
 }
 
 Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& context,
@@ -195,14 +324,18 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
 
 // Invalidation --------------------------------------------------------------------------------------------------------
 
+bool Hypervisor::needs_flush(const TableEdit& edit) const {
+  const bool added_matters = edit.added && !units_.empty() && units_.front()->features().caching_mode;
+  return edit.modified || edit.structure_changed || added_matters;
+}
+
 Task<void> Hypervisor::flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range,
                                   TableEdit edit) {
-  const bool added_matters = edit.added && !units_.empty() && units_.front()->features().caching_mode;
-  if (edit.modified || edit.structure_changed || added_matters) {
+  if (needs_flush(edit)) {
     // A changed structure means stale walk caches above the range: the whole domain goes.
-    std::optional<AddressRange> exact = range;
-    if (edit.structure_changed) exact.reset();
-    co_await flush(cpu, domain, context, exact);
+    std::vector<AddressRange> exact{1, range};
+    if (edit.structure_changed) exact.clear();
+    co_await flush(cpu, domain, context, std::move(exact));
   } else {
     ++counters_.flushes_skipped;
   }
@@ -214,30 +347,30 @@ Task<void> Hypervisor::flush_context(CpuPort& cpu, Domain& domain, IoContext& co
   // What is unmapped from here on waits for the next flush.
   const std::vector<std::uint64_t> tables = std::exchange(context.deferred_tables, {});
   const std::vector<Mfn> frames = std::exchange(context.deferred_frames, {});
-  co_await flush(cpu, domain, context, std::nullopt);
+  co_await flush(cpu, domain, context, {});
   for (const std::uint64_t page : tables) context.table_memory->release(page);
   for (const Mfn frame : frames) references_.drop(frame);
   cpu.release(context.lock);
 }
 
-Task<void> Hypervisor::flush(CpuPort& cpu, Domain& domain, IoContext& context, std::optional<AddressRange> range) {
+Task<void> Hypervisor::flush(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> ranges) {
   ++counters_.flush_calls;
-  for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, context, i, range);
+  for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, context, i, ranges);
   if (&context != domain.default_context.get()) co_return;
   // It is the second stage of nested contexts as well, whose first stages may lead there from any address.
   for (std::size_t n = 0; n < domain.private_contexts.size(); ++n) {
     IoContext& other = *domain.private_contexts[n];
     if (other.table) continue;
-    for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, other, i, std::nullopt);
+    for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, other, i, {});
   }
 }
 
 Task<void> Hypervisor::flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
-                                  std::optional<AddressRange> range) {
+                                  std::vector<AddressRange> ranges) {
   if (!uses_unit(domain, context, index)) co_return;
   PhysicalUnit& unit = *units_[index];
-  const InvalidationScope scope{.kind = InvalidationKind::Iotlb, .domain = context.tags[index], .range = range};
-  co_await unit.invalidate(cpu, {1, unit.driver().widen(scope)});
+  const InvalidationScope whole{.kind = InvalidationKind::Iotlb, .domain = context.tags[index]};
+  co_await unit.invalidate(cpu, scopes_of(unit, whole, ranges));
   const std::vector<RequesterId> devices = context.devices;
   for (const RequesterId device : devices) {
     const auto found = domain.devices.find(device);
@@ -245,8 +378,8 @@ Task<void> Hypervisor::flush_unit(CpuPort& cpu, Domain& domain, IoContext& conte
     const DeviceSetting setting = found->second.setting;
     if (!setting.device_tlb || setting.unit != index) continue;
     for (const RequesterId function : setting.functions()) {
-      const InvalidationScope remote{.kind = InvalidationKind::DeviceTlb, .requester = function, .range = range};
-      co_await unit.invalidate(cpu, {1, remote});
+      const InvalidationScope remote{.kind = InvalidationKind::DeviceTlb, .requester = function};
+      co_await unit.invalidate(cpu, over(remote, ranges));
     }
   }
 }

@@ -57,6 +57,21 @@ struct PagesDone {
 
 enum class UnmapFlush : std::uint8_t { Now, Later };
 
+// One change of a context: pages of `gfn` to `dfn`, or away from there.
+struct PageOperation {
+  enum class Kind : std::uint8_t { Map, Unmap, UnmapLater };  // UnmapLater: as with UnmapFlush::Later
+  Kind kind = Kind::Map;
+  Gfn gfn{};  // Map
+  Dfn dfn{};
+  std::uint64_t pages = 0;
+  Permissions permissions{};  // Map
+  // Largest page that a map may install at once, and what is counted: a map that stops within one takes it back.
+  unsigned page_lg2 = kPageLg2;
+};
+
+// What follows an operation that was refused.
+enum class AfterRefusal : std::uint8_t { GoOn, Stop };
+
 struct ContextCounters {
   std::uint64_t flush_calls = 0;      // decisions to flush after an edit, over all callers
   std::uint64_t flushes_skipped = 0;  // only new entries, and not-present ones are not cached
@@ -123,6 +138,10 @@ class Hypervisor {
   // Unmaps; with UnmapFlush::Later references and freed tables are kept until flush_context().
   Task<PagesDone> unmap_pages(CpuPort& cpu, Domain& domain, IoContext& context, Dfn dfn, std::uint64_t pages,
                               UnmapFlush flush);
+  // Several operations under one lock with one flush at the end, over the ranges of those that need one. As many
+  // answers as operations were tried.
+  Task<std::vector<PagesDone>> change_pages(CpuPort& cpu, Domain& domain, IoContext& context,
+                                            std::vector<PageOperation> operations, AfterRefusal after);
   // Invalidates a whole context on every unit that it is used on, and lets go of what awaited that.
   Task<void> flush_context(CpuPort& cpu, Domain& domain, IoContext& context);
   // Invalidates what an edit of a context's table made necessary; then releases the tables that it freed.
@@ -140,6 +159,8 @@ class Hypervisor {
   Task<void> charge_edit(CpuPort& cpu, const TableEdit& edit);
 
   [[nodiscard]] Dfn last_dfn() const;
+  // Whether a device of the context is behind that unit.
+  [[nodiscard]] bool uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const;
   // References that contexts hold on machine frames.
   [[nodiscard]] const PageReferences& references() const { return references_; }
   [[nodiscard]] HostTableMemory& heap() { return heap_; }
@@ -159,6 +180,24 @@ class Hypervisor {
   };
   [[nodiscard]] MapRun next_run(const Domain& domain, const Domain& owner, const IoContext& context, Gfn gfn, Dfn dfn,
                                 std::uint64_t pages) const;
+  // An operation that was done under the context's lock and not flushed yet.
+  struct PagesEdit {
+    PagesDone done;
+    AddressRange range;  // touched
+    TableEdit edit;
+    std::uint64_t leaves = 0;      // entered or found
+    std::uint64_t references = 0;  // taken
+    std::vector<Mfn> dropped;      // references to give up after the flush
+  };
+  [[nodiscard]] PagesEdit enter_pages(const Domain& domain, const Domain& owner, IoContext& context,
+                                      const PageOperation& operation);
+  Task<PagesEdit> map_locked(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, PageOperation operation);
+  Task<PagesEdit> unmap_locked(CpuPort& cpu, IoContext& context, PageOperation operation);
+  // Takes back what a map did of its last page; devices may have seen it.
+  void take_back(IoContext& context, const PageOperation& operation, PagesEdit& work);
+  [[nodiscard]] unsigned largest_leaf(const IoContext& context, const PageOperation& operation) const;
+  // Whether devices may still use what an edit took away, or may remember that nothing was there.
+  [[nodiscard]] bool needs_flush(const TableEdit& edit) const;
   Task<Errno> reattach_locked(CpuPort& cpu, Domain& domain, AssignedDevice& device, IoContext& target);
   Task<Errno> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
                               std::optional<ContextSetting> old);
@@ -166,14 +205,13 @@ class Hypervisor {
   Task<Errno> insert_reserved_region(CpuPort& cpu, Domain& domain, IoContext& nominal, ReservedRegion region);
   Task<void> remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
   Task<TableEdit> remove_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region);
-  // One flush call: commands and a fence on every unit that the context is used on. No range: all of it.
-  Task<void> flush(CpuPort& cpu, Domain& domain, IoContext& context, std::optional<AddressRange> range);
+  // One flush call: commands and a fence on every unit that the context is used on. No ranges: all of it.
+  Task<void> flush(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> ranges);
   [[nodiscard]] bool holds_reference(std::uint64_t machine_address) const;
   bool populate(Domain& domain);
   bool build_default_context(Domain& domain);
   Task<void> flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
-                        std::optional<AddressRange> range);
-  [[nodiscard]] bool uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const;
+                        std::vector<AddressRange> ranges);
   struct Scratch {
     DeviceSetting device;
     ContextSetting setting;

@@ -11,6 +11,8 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include "sim/xen/hypervisor.hpp"
 #include "sim/xen/iommu_op_abi.hpp"
@@ -19,10 +21,32 @@
 namespace iommu::xen {
 
 enum class DeferredFlush : std::uint8_t { Unavailable, Offered };
+enum class Batching : std::uint8_t { Unavailable, Offered };
+enum class ScatteredMap : std::uint8_t { Unavailable, Offered };
+
+// Which pages a call may name. The RFC's code takes 4 KiB ones only; its header has the size.
+enum class PageOrder : std::uint8_t { Single, Explicit };
+
+// What a map, an unmap or a flush excludes while it works, its flush included.
+enum class LockGranularity : std::uint8_t {
+  Context,  // others of the same context [RFC v4 and later]
+  Domain,   // of the same domain [RFC v1 to v3]
+  Iommu,    // of any context that a device behind the same unit uses
+};
+
+// What Xen offers beyond the RFC, and how it works.
+struct IommuOpOptions {
+  DeferredFlush deferred = DeferredFlush::Unavailable;
+  Batching batching = Batching::Unavailable;
+  ScatteredMap scattered = ScatteredMap::Unavailable;
+  PageOrder page_order = PageOrder::Single;
+  LockGranularity lock = LockGranularity::Context;
+};
 
 class IommuOp {
  public:
-  IommuOp(Hypervisor& xen, DeferredFlush deferred) : xen_(xen), contexts_(xen), deferred_(deferred) {}
+  IommuOp(Hypervisor& xen, const IommuOpOptions& options) : xen_(xen), contexts_(xen), options_(options) {}
+  IommuOp(Hypervisor& xen, DeferredFlush deferred) : IommuOp(xen, IommuOpOptions{.deferred = deferred}) {}
 
   // The hypercall as the caller's vCPU executes it: trap, work, return value (0 or a negative Errno). `argument` is the
   // guest-physical address of the sub-operation's structure.
@@ -31,6 +55,9 @@ class IommuOp {
   struct Counters {
     std::array<std::uint64_t, abi::kRfcSubops> by_subop{};  // unmap_pages: deferred ones included
     std::uint64_t flush_context = 0;
+    std::uint64_t batch = 0;
+    std::uint64_t map_scattered = 0;
+    std::uint64_t batched_operations = 0;  // tried, in all batches
     std::uint64_t unknown = 0;
     std::uint64_t continuations = 0;
     [[nodiscard]] std::uint64_t total() const;
@@ -57,10 +84,37 @@ class IommuOp {
   Task<Errno> map_pages(CpuPort& cpu, Call call);
   Task<Errno> unmap_pages(CpuPort& cpu, Call call, UnmapFlush flush);
   Task<Errno> flush_context(CpuPort& cpu, Call call);
+  Task<Errno> batch(CpuPort& cpu, Call call);
+  struct Sliced {
+    Errno status = Errno::Ok;
+    std::uint32_t operations = 0;
+  };
+  Task<Sliced> batch_slice(CpuPort& cpu, Call call, abi::Batch request);
+  Task<Errno> map_scattered(CpuPort& cpu, Call call);
+
+  // Sizes that a call may name, each a bit.
+  [[nodiscard]] std::uint32_t page_sizes() const;
+  // log2 of a size that a call may name; nullopt: it may not.
+  [[nodiscard]] std::optional<unsigned> page_lg2(std::uint32_t pgsize) const;
+  [[nodiscard]] static bool is_aligned(std::uint64_t frames, unsigned order) {
+    return (frames & ((1ULL << order) - 1)) == 0;
+  }
+  [[nodiscard]] static std::optional<Permissions> permissions_of(std::uint32_t map_flags);
+  [[nodiscard]] std::optional<PageOperation> operation_of(const abi::BatchOp& op) const;
+  // Units of 2^page_lg2 bytes that one slice may handle.
+  [[nodiscard]] std::uint64_t slice_units(unsigned page_lg2) const;
+
+  // Operations on a context under what the granularity excludes.
+  Task<std::vector<PagesDone>> change(CpuPort& cpu, Domain& domain, IoContext& context,
+                                      std::vector<PageOperation> operations, AfterRefusal after);
+  Task<void> flush(CpuPort& cpu, Domain& domain, IoContext& context);
+  [[nodiscard]] std::vector<SpinLock*> locks_of(Domain& domain, const IoContext& context);
+  // The guest executes the hypercall again, on its structure as it is now.
+  Task<void> continue_call(CpuPort& cpu);
 
   Hypervisor& xen_;
   PvContexts contexts_;
-  DeferredFlush deferred_;
+  IommuOpOptions options_;
   Counters counters_;
 };
 

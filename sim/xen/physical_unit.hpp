@@ -59,6 +59,8 @@ class PhysicalUnit {
   [[nodiscard]] const QueueClient& queue() const { return *queue_; }
   [[nodiscard]] const InvalidationCounters& submitted() const { return submitted_; }
   void reset_counters();
+  // Held over operations on contexts where they exclude each other by unit.
+  [[nodiscard]] SpinLock& operation_lock() { return operation_lock_; }
   // Device tables and queue, in 4 KiB pages.
   [[nodiscard]] std::uint64_t table_pages() const;
 
@@ -71,6 +73,7 @@ class PhysicalUnit {
   std::unique_ptr<TableDriver> driver_;
   std::unique_ptr<QueueClient> queue_;  // from bring_up() on
   SpinLock table_lock_{"device tables"};
+  SpinLock operation_lock_{"unit operations"};
   std::vector<bool> tags_;
   std::size_t lowest_free_tag_ = 1;  // no free tag below it
   InvalidationCounters submitted_;

@@ -27,6 +27,9 @@ class TableArena final : public TableMemory {
   // Pages that only a split may take.
   void set_aside(std::uint64_t pages) { set_aside_ += pages; }
   void give_up(std::uint64_t pages);
+  [[nodiscard]] bool can_set_aside(std::uint64_t pages) const {
+    return pages <= in_use_.size() && used_ + set_aside_ <= in_use_.size() - pages;
+  }
   [[nodiscard]] std::uint64_t reserve() const { return set_aside_; }
   enum class Purpose : std::uint8_t { Mapping, Splitting };
   void allocate_for(Purpose purpose) { purpose_ = purpose; }

@@ -201,6 +201,7 @@ struct MachineOptions {
   std::size_t units = 1;
   HypervisorOptions xen{};
   DeferredFlush deferred = DeferredFlush::Unavailable;
+  IommuOpOptions op{};                     // its `deferred` is the one above
   std::uint64_t host_frames = 1ULL << 19;  // 2 GiB
   unsigned guest_page_lg2 = kPageLg2;
   std::uint64_t guest_pages = kGuestPages;
@@ -211,7 +212,7 @@ struct MachineOptions {
 class Machine {
  public:
   explicit Machine(const FamilyDescriptor& family, const MachineOptions& options = {})
-      : xen(host, frames_of(options), options.xen), op(xen, options.deferred), family_(family) {
+      : xen(host, frames_of(options), options.xen), op(xen, op_options(options)), family_(family) {
     for (std::size_t i = 0; i < options.units; ++i) {
       units.push_back(std::make_unique<CachingUnit>(family, options.features, host));
       const DriverOptions driver{.features = options.features, .stage1 = options.stage1};
@@ -384,6 +385,11 @@ class Machine {
   [[nodiscard]] const FamilyDescriptor& family() const { return family_; }
 
  private:
+  static IommuOpOptions op_options(const MachineOptions& options) {
+    IommuOpOptions op = options.op;
+    op.deferred = options.deferred;
+    return op;
+  }
   FrameAllocator& frames_of(const MachineOptions& options) {
     frames = std::make_unique<FrameAllocator>(Mfn(0x100), options.host_frames);
     return *frames;
