@@ -197,7 +197,7 @@ CommandEffect Core::apply(const Command& command) {
                                     bits_between(0, capabilities_.output_bits);
       const bool message = static_cast<SyncSignal>(get<kSync, "CS">(words)) == SyncSignal::Interrupt &&
                            capabilities_.messages && get<kSync, "MSIAddress">(words) != 0;
-      effect.fence = FenceCompletion{};
+      effect.fence = FenceCompletion{.orders_records = true};  // [§4.7.3]
       if (message) effect.fence->status = FenceCompletion::StatusWrite{Hpa(address), get<kSync, "MSIData">(words), 4};
       effect.fence->is_barrier = !message;
       break;
@@ -265,7 +265,7 @@ StallResolution Core::resume(const Command& command) {
   StallResolution resolution{.requester = requester(get<kResume, "StreamID">(words))};
   const auto tag = static_cast<StallTag>(get<kResume, "STAG">(words));
   const auto waiting = stalled_.find(tag);
-  if (waiting == stalled_.end() || waiting->second != resolution.requester) return resolution;
+  if (waiting == stalled_.end() || waiting->second.requester != resolution.requester) return resolution;
   stalled_.erase(waiting);
   resolution.tag = tag;
   const bool retry = get<kResume, "Ac">(words) != 0;
@@ -276,10 +276,10 @@ StallResolution Core::resume(const Command& command) {
 }
 
 StallResolution Core::terminate_all(RequesterId stream) {
-  std::erase_if(stalled_, [stream](const auto& waiting) { return waiting.second == stream; });
+  std::erase_if(stalled_, [stream](const auto& waiting) { return waiting.second.requester == stream; });
   // Their records are of no use any more. [§4.7.2]
   std::erase_if(events_, [stream](const Record& record) {
-    return record.is_stall && get<kEvent, "StreamID">(std::span<const std::uint64_t>(record.words)) == stream.value();
+    return record.stall && get<kEvent, "StreamID">(std::span<const std::uint64_t>(record.words)) == stream.value();
   });
   return {.requester = stream};
 }

@@ -102,13 +102,16 @@ bool Core::is_privileged(const TranslationRequest& request, const Context& conte
   }
 }
 
-// Only untranslated transactions stall; the record is then made in any case. [§5.5]
+// Only untranslated transactions stall; the record is then made in any case. [§5.5] No more records of stalls than
+// STALL_MAX are without an answer. [§6.3.6]
 void Core::stall(Fault& fault) {
-  if (fault.type != AddressType::Untranslated || stalled_.size() >= capabilities_.stalls) return;
+  if (fault.type != AddressType::Untranslated) return;
+  fault.awaits_stall = stalled_.size() >= capabilities_.stalls;
+  if (fault.awaits_stall) return;
   while (stalled_.contains(next_stall_)) ++next_stall_;
   fault.stall = next_stall_;
   fault.suppressed = false;
-  stalled_.emplace(next_stall_++, fault.requester);
+  stalled_.emplace(next_stall_++, Stalled{.requester = fault.requester});
 }
 
 // One of the four translation-related faults, or of a walk's external aborts, at stage 1. [§5.5 A, R, S]

@@ -44,6 +44,7 @@ class Core final : public IommuCore {
   // Stall records wait for a full queue to be emptied: ask again after the consumer index moved.
   [[nodiscard]] bool has_events() const override;
   Task<void> write_events(MemoryPort& memory) override;
+  bool withdraw_stall(StallTag tag) override;
   std::optional<PageRequestResponse> record_page_request(const PageRequest& request) override;
   // Transactions that wait for software.
   [[nodiscard]] std::size_t stalled() const { return stalled_.size(); }
@@ -142,7 +143,7 @@ class Core final : public IommuCore {
 
   struct Record {
     std::array<std::uint64_t, 4> words{};
-    bool is_stall = false;
+    std::optional<StallTag> stall{};
   };
   [[nodiscard]] bool is_writable(Queue queue) const;
   // True when the record left the buffer, into the queue or nowhere.
@@ -154,7 +155,11 @@ class Core final : public IommuCore {
   RegisterFile registers_;
   std::deque<Record> events_;
   std::deque<Record> page_requests_;
-  std::unordered_map<StallTag, RequesterId> stalled_;
+  struct Stalled {
+    RequesterId requester;
+    bool is_committed = false;  // its record has begun to be written
+  };
+  std::unordered_map<StallTag, Stalled> stalled_;
   StallTag next_stall_ = 0;
   std::deque<InterruptMessage> interrupts_;
   std::unique_ptr<GuestQueues> guest_queues_;  // null: the unit has no further queues

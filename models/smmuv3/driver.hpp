@@ -46,6 +46,7 @@ class Driver final : public TableDriver {
 
   [[nodiscard]] InvalidationScope widen(const InvalidationScope& exact) const override;
   [[nodiscard]] CommandWords encode(const InvalidationScope& scope) const override;
+  [[nodiscard]] std::optional<CommandWords> encode(const StallResolution& resolution) const override;
   [[nodiscard]] CommandWords encode_fence(std::uint64_t status_address, std::uint32_t status_data) const override;
   [[nodiscard]] CommandRing ring() const override { return ring_; }
   [[nodiscard]] std::uint64_t tail_value(std::uint32_t index) const override { return index; }

@@ -186,6 +186,21 @@ CommandWords Driver::encode(const InvalidationScope& scope) const {
   return {};
 }
 
+// All transactions of a requester can only be ended, with an abort; the others one by one. [§4.7.1, §4.7.2]
+std::optional<CommandWords> Driver::encode(const StallResolution& resolution) const {
+  if (capabilities_.stall_model == StallModel::Absent) return std::nullopt;
+  const bool retry = resolution.action == StallResolution::Action::Retry;
+  if (!resolution.tag && (retry || resolution.termination != Termination::Abort)) return std::nullopt;
+  Words words = start(resolution.tag ? kCmdResume : kCmdStallTerm);
+  put<kResume, "StreamID">(words, resolution.requester.value());
+  if (resolution.tag) {
+    put<kResume, "STAG">(words, *resolution.tag);
+    put<kResume, "Ac">(words, retry ? 1 : 0);
+    put<kResume, "Ab">(words, !retry && resolution.termination == Termination::Abort ? 1 : 0);
+  }
+  return CommandWords{words};
+}
+
 CommandWords Driver::encode_fence(std::uint64_t status_address, std::uint32_t status_data) const {
   Words words = start(kCmdSync);
   put<kSync, "CS">(words, static_cast<std::uint64_t>(SyncSignal::Interrupt));

@@ -64,7 +64,7 @@ Words encode(const Fault& fault) {
 
 std::optional<InterruptMessage> Core::record(const Fault& fault) {
   if (fault.suppressed || fault.row->code == kNoEvent) return std::nullopt;
-  if (events_.size() < kBufferedRecords || fault.stall) events_.push_back({encode(fault), fault.stall.has_value()});
+  if (events_.size() < kBufferedRecords || fault.stall) events_.push_back({encode(fault), fault.stall});
   return std::nullopt;
 }
 
@@ -91,16 +91,19 @@ bool Core::has_events() const {
   if (!page_requests_.empty()) return true;
   if (events_.empty()) return false;
   if (is_writable(Queue::Events)) return true;
-  return std::any_of(events_.begin(), events_.end(), [](const Record& record) { return !record.is_stall; });
+  return std::any_of(events_.begin(), events_.end(), [](const Record& record) { return !record.stall; });
 }
 
 Task<bool> Core::write_record(Record record, Queue queue, MemoryPort& memory) {
   const bool events = queue == Queue::Events;
   if (!is_writable(queue)) {
-    if (record.is_stall) co_return false;
+    if (record.stall) co_return false;
     if (is_enabled(queue) && ring(queue).is_full()) overflow(queue);
     co_return true;
   }
+  if (record.stall)
+    if (const auto waiting = stalled_.find(*record.stall); waiting != stalled_.end())
+      waiting->second.is_committed = true;
   const RingIndices indices = ring(queue);
   const std::span<const std::uint64_t> words = std::span(record.words).first(indices.format.entry_bytes / 8);
   const bool written = co_await memory.write(queue_address(queue, indices.tail), words,
@@ -134,6 +137,14 @@ Task<void> Core::write_events(MemoryPort& memory) {
     const bool left = co_await write_record(record, Queue::Events, memory);
     if (!left) events_.push_back(record);
   }
+}
+
+bool Core::withdraw_stall(StallTag tag) {
+  const auto waiting = stalled_.find(tag);
+  if (waiting == stalled_.end() || waiting->second.is_committed) return false;
+  stalled_.erase(waiting);
+  std::erase_if(events_, [tag](const Record& record) { return record.stall == tag; });
+  return true;
 }
 
 // [§8.1, §8.2]

@@ -95,9 +95,10 @@ void Core::write_control(std::uint64_t before, RegisterEffect& effect) {
   if (get<kCr0, "SMMUEN">(control) != get<kCr0, "SMMUEN">(before)) effect.configuration_changed = true;
   // Switching off terminates what has stalled. [§6.3.9.6]
   if (get<kCr0, "SMMUEN">(control) == 0 && !stalled_.empty()) {
-    for (const auto& [tag, requester] : stalled_) effect.resolutions.push_back({.requester = requester, .tag = tag});
+    for (const auto& [tag, waiting] : stalled_)
+      effect.resolutions.push_back({.requester = waiting.requester, .tag = tag});
     stalled_.clear();
-    std::erase_if(events_, [](const Record& record) { return record.is_stall; });
+    std::erase_if(events_, [](const Record& record) { return record.stall.has_value(); });
   }
   effect.commands_pending = has_command();
 }

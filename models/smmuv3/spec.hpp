@@ -12,7 +12,8 @@
 //   ASSUMPTION(smmuv3-005): the Contiguous bit counts only where the entry lies at its place in the block; a
 //                           misprogrammed block is translated entry by entry.
 //   DEVIATION(smmuv3-006):  F_BAD_ATS_TREQ carries StreamID and SubstreamID only; wired interrupts do not exist.
-//   DEVIATION(smmuv3-007):  at most IDR5.STALL_MAX transactions stall; one more is terminated as if S were 0.
+//   ASSUMPTION(smmuv3-007): while IDR5.STALL_MAX transactions are stalled, a further one waits for a tag, unrecorded
+//                           (§6.3.6 bounds the records, not the transactions).
 #pragma once
 
 #include <array>

@@ -205,6 +205,10 @@ std::string Machine::waits() const {
     const std::string what = cpu->waits_for();
     if (!what.empty()) text += (text.empty() ? "" : "; ") + ("vCPU " + std::to_string(cpu->id().value())) + ": " + what;
   }
+  for (std::size_t u = 0; u < units_.size(); ++u) {
+    const std::string what = units_[u].timed->waits_for();
+    if (!what.empty()) text += (text.empty() ? "" : "; ") + ("unit " + scenario_.topology.iommus[u].name + ": " + what);
+  }
   return text.empty() ? "nothing is left to happen" : text;
 }
 

@@ -36,7 +36,7 @@ class Machine {
   [[nodiscard]] Engine& engine() { return engine_; }
   [[nodiscard]] const Calendar& calendar() { return engine_.calendar(); }
   [[nodiscard]] std::uint64_t completed_ios() const { return meter_.completed; }
-  // What the vCPUs wait for, for the message of a run that does not end.
+  // What the vCPUs and the units wait for, for the message of a run that does not end.
   [[nodiscard]] std::string waits() const;
 
   // What hardware sees now, for `explain`.

@@ -29,6 +29,14 @@ class Fifo {
     --size_;
     return item;
   }
+  // The oldest that equals `item`, if there is one; those behind it move up.
+  void remove(const T& item) {
+    std::size_t i = 0;
+    while (i < size_ && !((*this)[i] == item)) ++i;
+    if (i == size_) return;
+    for (; i + 1 < size_; ++i) (*this)[i] = (*this)[i + 1];
+    --size_;
+  }
   void clear() { head_ = size_ = 0; }
 
  private:

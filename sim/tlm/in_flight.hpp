@@ -70,6 +70,8 @@ class DeviceTlbPort {
   virtual ~DeviceTlbPort() = default;
   virtual void invalidate(const InvalidationScope& scope, Calendar::Action done, void* context,
                           std::uint64_t argument) = 0;
+  // Takes the answer to a group of page requests to the device that asked.
+  virtual void respond(const PageRequestResponse&) {}
 };
 
 // Where message-signalled interrupts of the unit end, after their write has been served.

@@ -115,6 +115,8 @@ Task<void> InvalidationUnit::execute(CommandEffect effect) {
   InvalidationCounts& counts = unit_.statistics.invalidation;
   ++counts.commands;
   if (effect.error) ++counts.errors;
+  unit_.target.resolve_stalls(effect.resolutions);
+  if (effect.page_response) respond(*effect.page_response);
   for (std::size_t i = 0; i < effect.scopes.size(); ++i) {
     const InvalidationScope scope = effect.scopes[i];
     co_await invalidate(scope);
@@ -142,8 +144,17 @@ Task<void> InvalidationUnit::invalidate(InvalidationScope scope) {
   unit_.target.take_effect(scope);
 }
 
+void InvalidationUnit::respond(const PageRequestResponse& response) {
+  ++unit_.statistics.invalidation.page_responses;
+  if (device_tlbs_ != nullptr) device_tlbs_->respond(response);
+}
+
 Task<void> InvalidationUnit::complete(FenceCompletion fence) {
   co_await Drain{*this};
+  if (fence.orders_records) {
+    co_await Recorded{unit_.target};
+    unit_.target.withdraw_outdated_stalls();
+  }
   if (fence.status) {
     const std::uint64_t data = fence.status->data;
     // A status address outside memory loses the write, as on a bus; software polls for ever, the unit goes on.

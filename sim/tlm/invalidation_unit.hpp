@@ -34,6 +34,13 @@ class InvalidationTarget {
   virtual void raise(const InterruptMessage& message) = 0;
   // The core fetched or applied a command: it may have interrupts to raise and event records to write.
   virtual void core_acted() = 0;
+  virtual void resolve_stalls(const std::vector<StallResolution>& resolutions) = 0;
+  // Stalls that rest on what was invalidated and that software cannot know of yet are translated anew.
+  virtual void withdraw_outdated_stalls() = 0;
+  // Whether records of faults are yet to be written.
+  [[nodiscard]] virtual bool is_recording() const = 0;
+  // Resumes the waiter once the records of faults up to now are in memory, or lost. Only while is_recording().
+  virtual void when_recorded(std::coroutine_handle<> waiter) = 0;
 };
 
 // Fetches descriptors, several at once if `fetch_bytes` says so. Descriptors fetched ahead are used only until the next
@@ -99,6 +106,8 @@ class InvalidationUnit {
   void on_doorbell();
   // Register-based invalidation: applied after what is being executed; the core is told when it is complete.
   void invalidate_by_register(const std::vector<InvalidationScope>& scopes);
+  // Takes an answer to page requests to the device, if there is a way to it.
+  void respond(const PageRequestResponse& response);
   [[nodiscard]] bool is_idle() const { return !is_running_; }
 
  private:
@@ -113,6 +122,13 @@ class InvalidationUnit {
     InvalidationUnit& unit;
     bool await_ready() const { return false; }
     void await_suspend(std::coroutine_handle<> caller) { unit.begin_drain(caller); }
+    void await_resume() const {}
+  };
+
+  struct Recorded {
+    InvalidationTarget& target;
+    bool await_ready() const { return !target.is_recording(); }
+    void await_suspend(std::coroutine_handle<> caller) { target.when_recorded(caller); }
     void await_resume() const {}
   };
 

@@ -26,7 +26,16 @@ void add(InvalidationCounts& to, const InvalidationCounts& from) {
   to.bytes += from.bytes;
   to.register_based += from.register_based;
   to.induced_misses += from.induced_misses;
+  to.page_responses += from.page_responses;
   to.fence_wait.merge(from.fence_wait);
+}
+
+void add(StallCounts& to, const StallCounts& from) {
+  to.held += from.held;
+  to.deferred += from.deferred;
+  to.retried += from.retried;
+  to.terminated += from.terminated;
+  to.wait.merge(from.wait);
 }
 
 }  // namespace
@@ -67,6 +76,7 @@ void IommuStatistics::merge(const IommuStatistics& other) {
   merged_wait.merge(other.merged_wait);
   for (const auto& [row, count] : other.faults) faults[row] += count;
   faulted += other.faulted;
+  add(stalls, other.stalls);
   add(invalidation, other.invalidation);
 }
 

@@ -98,7 +98,16 @@ struct InvalidationCounts {
   // Software that maps the same frame again at the same address after a fence is counted as well: hardware sees no
   // difference.
   std::uint64_t induced_misses = 0;
-  Histogram fence_wait;  // from the decoding of a fence to its status write being visible
+  std::uint64_t page_responses = 0;  // answers to page requests, software's and the unit's own
+  Histogram fence_wait;              // from the decoding of a fence to its status write being visible
+};
+
+struct StallCounts {
+  std::uint64_t held = 0;      // faults for which a transaction waited for software
+  std::uint64_t deferred = 0;  // faults that found no tag free
+  std::uint64_t retried = 0;
+  std::uint64_t terminated = 0;
+  Histogram wait;  // of transactions that stalled: all they waited for software
 };
 
 struct IommuStatistics {
@@ -139,6 +148,7 @@ struct IommuStatistics {
 
   std::map<const FaultRow*, std::uint64_t, FaultOrder> faults;
   std::uint64_t faulted = 0;
+  StallCounts stalls;
   InvalidationCounts invalidation;
 
   // Adds another unit's counts.

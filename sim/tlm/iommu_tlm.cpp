@@ -448,6 +448,8 @@ unsigned int IommuTlm::transport_dbg(tlm::tlm_generic_payload& payload) {
     const auto length = static_cast<unsigned>(std::min<std::uint64_t>(payload.get_data_length() - done, left_in_page));
     request.length = Bytes(length);
     const TranslationResponse response = unit_.core().translate(request, peek).run();
+    if (const auto* fault = std::get_if<Fault>(&response); fault != nullptr && fault->stall)
+      unit_.core().withdraw_stall(*fault->stall);
     const auto* translation = std::get_if<Translation>(&response);
     if (translation == nullptr) break;
     tlm::tlm_generic_payload part;

@@ -75,9 +75,13 @@ void IommuUnit::submit(UnitRequest& request) {
   request.split = {};
   request.context_missed = false;
   request.path = UnitPath::Hit;
-  ++queued_;
   ++pending_;
   ++statistics_.requests;
+  admit(request);
+}
+
+void IommuUnit::admit(UnitRequest& request) {
+  ++queued_;
   if (parameters_.ordering == Ordering::InOrder) order_.push(&request);
   if (!caches_.has_first_level()) return schedule_lookup(request);
   calendar_.call_at<&IommuUnit::look_up_first_level>(calendar_.now() + parameters_.timing.first_level_latency, this,
@@ -304,16 +308,14 @@ void IommuUnit::answer_merged(UnitRequest& request, const TranslationResponse& r
 // The way out -------------------------------------------------------------------------------------------------------
 
 void IommuUnit::answer(UnitRequest& request, const TranslationResponse& response) {
+  if (const auto* fault = std::get_if<Fault>(&response)) {
+    if (fault->stall || fault->awaits_stall) return stall(request, *fault);
+    ++statistics_.faulted;
+    write_down(*fault);
+  }
   request.response = response;
   request.internal.is_answered = true;
-  if (const auto* fault = std::get_if<Fault>(&response)) {
-    ++statistics_.faulted;
-    record(*fault);
-  }
-  if (parameters_.ordering == Ordering::InOrder) {
-    while (!order_.is_empty() && order_.front()->internal.is_answered) finish(*order_.pop());
-    return;
-  }
+  if (parameters_.ordering == Ordering::InOrder) return release_in_order();
   if (!request.internal.is_missed && outstanding_misses_ > parameters_.hit_under_miss) {
     request.internal.to_pass = outstanding_misses_ - parameters_.hit_under_miss;
     held_.push(&request);
@@ -322,7 +324,22 @@ void IommuUnit::answer(UnitRequest& request, const TranslationResponse& response
   finish(request);
 }
 
-void IommuUnit::record(const Fault& fault) {
+void IommuUnit::release_in_order() {
+  while (!order_.is_empty() && order_.front()->internal.is_answered) finish(*order_.pop());
+}
+
+// Nobody will hold what faulted: a stall is over before software hears of it.
+void IommuUnit::record(Fault fault) {
+  if (fault.stall && core_.withdraw_stall(*fault.stall)) fault.stall.reset();
+  write_down(fault);
+}
+
+void IommuUnit::request_page(const PageRequest& request) {
+  if (const auto answer = core_.record_page_request(request)) invalidation_.front()->respond(*answer);
+  core_acted();
+}
+
+void IommuUnit::write_down(const Fault& fault) {
   ++statistics_.faults[fault.row];
   if (const auto interrupt = core_.record(fault)) post_interrupt(*interrupt);
   core_acted();
@@ -341,8 +358,19 @@ Task<void> IommuUnit::write_events() {
   while (core_.has_events()) {
     co_await core_.write_events(memory_);
     while (const auto interrupt = core_.take_interrupt()) post_interrupt(*interrupt);
+    ++event_rounds_;
+    resume_recorded();
   }
   is_writing_events_ = false;
+  resume_recorded();
+}
+
+// The round that is under way may have begun before the waiter's records were there: it waits for the next as well.
+void IommuUnit::when_recorded(std::coroutine_handle<> waiter) { record_waiters_.push({event_rounds_ + 2, waiter}); }
+
+void IommuUnit::resume_recorded() {
+  while (!record_waiters_.is_empty() && (!is_writing_events_ || record_waiters_.front().round <= event_rounds_))
+    calendar_.resume_at(calendar_.now(), record_waiters_.pop().waiter);
 }
 
 void IommuUnit::finish(UnitRequest& request) {
@@ -365,6 +393,7 @@ void IommuUnit::deliver(UnitRequest& request) {
   --pending_;
   count_answer(request);
   if (request.internal.draining) draining_.leave(*request.internal.draining);
+  if (request.internal.was_woken) wake_deferred();
   request.done(request.context, request.argument);
 }
 
@@ -393,11 +422,12 @@ void IommuUnit::count_walk(const MissEntry& entry, const TranslationResponse& re
 void IommuUnit::count_answer(UnitRequest& request) {
   LatencySplit& split = request.split;
   const Picoseconds total = request.completed - request.arrival;
-  split.queue = total - (split.lookup + split.context + split.stage1 + split.stage2 + split.memory);
+  split.queue = total - (split.total() - split.queue);
   statistics_.latency.add(total);
-  if (request.path == UnitPath::Merged) statistics_.merged_wait.add(total - split.lookup);
+  if (split.stalled != Picoseconds{}) statistics_.stalls.wait.add(split.stalled);
+  if (request.path == UnitPath::Merged) statistics_.merged_wait.add(total - split.lookup - split.stalled);
   if (request.path != UnitPath::Miss) return;
-  statistics_.miss_cost.add(total - split.lookup);
+  statistics_.miss_cost.add(total - split.lookup - split.stalled);
   statistics_.miss_queue.add(split.queue);
   statistics_.miss_context.add(split.context);
   statistics_.miss_stage1.add(split.stage1);
@@ -440,6 +470,7 @@ void IommuUnit::on_register_effect(const RegisterEffect& effect) {
     everything.kind = InvalidationKind::Context;
     take_effect(everything);
   }
+  resolve_stalls(effect.resolutions);
   if (!effect.scopes.empty()) invalidation_.front()->invalidate_by_register(effect.scopes);
   if (effect.commands_pending) invalidation_.front()->on_doorbell();
   for (const std::uint32_t queue : effect.further_queues) invalidation_[1 + queue]->on_doorbell();
@@ -465,6 +496,7 @@ void IommuUnit::take_effect(const InvalidationScope& scope) {
       return;
   }
   drain_answered(scope);
+  outdate_stalls(scope);
 }
 
 // Walks that have read table entries may hold what they said before the invalidation. Those still waiting for a walker
@@ -502,21 +534,22 @@ void IommuUnit::overtake_contexts(const InvalidationScope& scope) {
   });
 }
 
-// Requests that hold a translation and wait for their turn to leave.
-void IommuUnit::drain_answered(const InvalidationScope& covered) {
+bool IommuUnit::may_concern(const InvalidationScope& covered, const UnitRequest& request) {
+  if (!request.internal.tag) return true;  // the tags are not at hand
   InvalidationScope scope = covered;
-  // Under which address space a context was found is not at hand either; draining too much is safe.
+  // Under which address space a context was found is not at hand either; taking too much is safe.
   if (scope.kind == InvalidationKind::ProcessContext) scope.asid.reset();
-  const auto drain_if_covered = [&](UnitRequest& request) {
-    if (!request.internal.is_answered) return;
-    const std::uint64_t first = request.translation.address.aligned_down(kPageLg2).value();
-    const WalkTag tag = request.internal.tag.value_or(WalkTag{});
-    const CacheTags tags{.domain = tag.domain,
-                         .asid = tag.asid,
+  const std::uint64_t first = request.translation.address.aligned_down(kPageLg2).value();
+  return matches(scope, {.domain = request.internal.tag->domain,
+                         .asid = request.internal.tag->asid,
                          .requester = request.translation.requester,
-                         .range = {first, first + kPageSize.value() - 1}};
-    // Answered by a first-level TLB: the tags are not at hand.
-    if (!request.internal.tag || matches(scope, tags)) drain_one(request);
+                         .range = {first, first + kPageSize.value() - 1}});
+}
+
+// Requests that hold a translation and wait for their turn to leave.
+void IommuUnit::drain_answered(const InvalidationScope& scope) {
+  const auto drain_if_covered = [&](UnitRequest& request) {
+    if (request.internal.is_answered && may_concern(scope, request)) drain_one(request);
   };
   for (std::size_t i = 0; i < order_.size(); ++i) drain_if_covered(*order_[i]);
   for (std::size_t i = 0; i < held_.size(); ++i) drain_if_covered(*held_[i]);

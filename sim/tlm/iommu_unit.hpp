@@ -15,12 +15,14 @@
 // signalled after every request that might carry an older translation has been answered, and, by DrainPolicy, served by
 // memory.
 //
-// DEVIATION(tlm-001): a fault that a family's settings stall is answered at once, as if software had terminated it; the
-// resolutions of commands and registers are not acted upon.
+// Stalls. A fault that software is to decide on ends nothing: its record is written and the request waits, out of
+// everybody's way, until a command or a register resolves it; a retried one is translated as though it had just
+// arrived. A fence waits for no stalled request, but as the family demands for the records of those before it.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "sim/base/calendar.hpp"
@@ -31,6 +33,7 @@
 #include "sim/tlm/iommu_statistics.hpp"
 #include "sim/tlm/memory_system.hpp"
 #include "sim/tlm/mmio_target.hpp"
+#include "sim/tlm/stalled_requests.hpp"
 #include "sim/tlm/table_walkers.hpp"
 #include "sim/tlm/translation_caches.hpp"
 #include "sim/tlm/unit_request.hpp"
@@ -55,7 +58,9 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void submit(UnitRequest& request);
   // Records a fault found without the unit's help (an access without time), and sends the interrupt if software asked
   // for one. Faults of submitted requests have been recorded when they are done.
-  void record(const Fault& fault);
+  void record(Fault fault);
+  // A device's page request, for software. Answers, the unit's own or software's, go to DeviceTlbPort::respond().
+  void request_page(const PageRequest& request);
 
   // Software's side
   // ----------------------------------------------------------------------------------------------------
@@ -75,6 +80,8 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   [[nodiscard]] const IommuParameters& parameters() const { return parameters_; }
   // Requests submitted and not yet answered.
   [[nodiscard]] std::uint64_t pending() const { return pending_; }
+  // What requests wait for that time alone will not bring; empty when there is nothing.
+  [[nodiscard]] std::string waits_for() const;
 
  private:
   // The way of a request, in order.
@@ -95,8 +102,12 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void release_held(std::uint64_t answered_sequence);
   void deliver(UnitRequest& request);
 
+  void admit(UnitRequest& request);
   void schedule_lookup(UnitRequest& request);
   void leave_queue();
+  void release_in_order();
+  void write_down(const Fault& fault);
+  void resume_recorded();
   void readmit_blocked();
   void count_walk(const MissEntry& entry, const TranslationResponse& response);
   void count_answer(UnitRequest& request);
@@ -104,6 +115,16 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void post_interrupt(const InterruptMessage& message);
   Task<void> write_events();
   void interrupt_written(std::uint64_t slot);
+
+  // Stalls.
+  enum class Woken : std::uint8_t { No, Yes };
+  void stall(UnitRequest& request, const Fault& fault);
+  void step_aside(UnitRequest& request);
+  void retry(UnitRequest& request, Woken woken);
+  void terminate(UnitRequest& request, Termination termination);
+  void deliver_terminated(std::uint64_t request);
+  void wake_deferred();
+  void outdate_stalls(const InvalidationScope& scope);
 
   // WalkClient
   void context_found(ContextFetch& fetch, const ContextResult& result) override;
@@ -115,10 +136,15 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   [[nodiscard]] std::uint32_t entries_examined(const InvalidationScope& scope) const override;
   void raise(const InterruptMessage& message) override { post_interrupt(message); }
   void core_acted() override;
+  void resolve_stalls(const std::vector<StallResolution>& resolutions) override;
+  void withdraw_outdated_stalls() override;
+  [[nodiscard]] bool is_recording() const override { return is_writing_events_; }
+  void when_recorded(std::coroutine_handle<> waiter) override;
 
   void overtake_walks(const InvalidationScope& scope);
   void overtake_contexts(const InvalidationScope& scope);
   void drain_answered(const InvalidationScope& scope);
+  [[nodiscard]] static bool may_concern(const InvalidationScope& scope, const UnitRequest& request);
   void drain(UnitRequest* chain);
   void drain_one(UnitRequest& request);
 
@@ -144,6 +170,7 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   Fifo<UnitRequest*> order_;    // InOrder: all that were looked up or wait for it, oldest first
   Fifo<UnitRequest*> held_;     // OutOfOrder: hits that wait for older misses
   Fifo<UnitRequest*> blocked_;  // misses without a miss entry
+  StalledRequests stalled_;
   struct SpaceWaiter {
     Calendar::Action action = nullptr;
     void* context = nullptr;
@@ -153,6 +180,12 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   InterruptSink* interrupts_ = nullptr;
   Task<void> event_writer_;
   bool is_writing_events_ = false;
+  std::uint64_t event_rounds_ = 0;  // times that all records which were there have been written
+  struct RecordWaiter {
+    std::uint64_t round = 0;
+    std::coroutine_handle<> waiter;
+  };
+  Fifo<RecordWaiter> record_waiters_;
   struct InterruptWrite {
     PostedAccess access;
     InterruptMessage message;

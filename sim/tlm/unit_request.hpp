@@ -32,8 +32,11 @@ struct LatencySplit {
   Picoseconds stage1;   // stage-1 table reads and marks
   Picoseconds stage2;   // stage-2 table reads and marks
   Picoseconds memory;   // of those reads, the part spent waiting for a busy memory system
+  Picoseconds stalled;  // from a fault until software decided
 
-  [[nodiscard]] constexpr Picoseconds total() const { return lookup + queue + context + stage1 + stage2 + memory; }
+  [[nodiscard]] constexpr Picoseconds total() const {
+    return lookup + queue + context + stage1 + stage2 + memory + stalled;
+  }
 };
 
 struct UnitRequest {
@@ -70,6 +73,9 @@ struct UnitRequest {
     bool is_counted = false;  // as a lookup
     bool is_answered = false;
     std::optional<std::uint8_t> draining{};  // a fence waits for this request
+    bool is_outdated = false;                // stalled by tables that were invalidated since
+    bool was_woken = false;  // translated anew because a stall's tag was free: passes that on if it needs none
+    Picoseconds stalled_since;
   } internal;
 };
 

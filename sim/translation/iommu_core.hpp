@@ -76,6 +76,9 @@ struct FenceCompletion {
   bool interrupt = false;
   // A barrier only: later commands are not fetched before earlier ones completed, but nothing is signalled.
   bool is_barrier = false;
+  // Records of earlier faults are in memory before the fence completes, and none that rests on what was invalidated
+  // before it is written after it: stalls whose record still waits for room are withdrawn and translated anew.
+  bool orders_records = false;
 };
 
 // What software decided about stalled transactions of one requester.
@@ -187,6 +190,10 @@ class IommuCore : public CommandQueue {
   [[nodiscard]] virtual bool has_events() const { return false; }
   // Writes them all. One at a time: whoever drives the core awaits it before starting another.
   virtual Task<void> write_events(MemoryPort& memory);
+
+  // Takes back a stall whose record has not begun to be written, and the record with it; false when it has, and
+  // software will resolve it. For faults that nobody records or holds, and for those that an invalidation made void.
+  virtual bool withdraw_stall(StallTag) { return false; }
 
   // Queues a device's page request for software, written by write_events(). What comes back is the unit's own answer,
   // where it may not or need not ask.

@@ -109,8 +109,12 @@ struct Fault {
   std::optional<Hpa> table_entry{};  // the entry that could not be read or written, where memory failed
   std::uint64_t family_bits = 0;     // what only the family reads back when it records the fault
   Termination termination = Termination::Abort;
-  // Set: the transaction is not over; it waits for a StallResolution. Whoever cannot hold transactions terminates it.
+  // Set: the transaction is not over; it waits for a StallResolution. Whoever cannot hold transactions terminates it,
+  // and withdraws the stall.
   std::optional<StallTag> stall{};
+  // The transaction is to stall, but every tag is taken: it waits, unrecorded, until one is free, and is then
+  // translated anew. Whoever cannot hold transactions terminates it.
+  bool awaits_stall = false;
 };
 
 using TranslationResponse = std::variant<Translation, Fault>;

@@ -188,6 +188,8 @@ class TableDriver {
   [[nodiscard]] virtual InvalidationScope widen(const InvalidationScope& exact) const = 0;
   [[nodiscard]] virtual CommandWords encode(const InvalidationScope& scope) const = 0;
   [[nodiscard]] virtual CommandWords encode_fence(std::uint64_t status_address, std::uint32_t status_data) const = 0;
+  // The command by which software resumes or ends stalled transactions; nullopt where the family has none.
+  [[nodiscard]] virtual std::optional<CommandWords> encode(const StallResolution&) const { return std::nullopt; }
   [[nodiscard]] virtual CommandRing ring() const = 0;
   // What goes into the tail register for the entry index that follows the last command.
   [[nodiscard]] virtual std::uint64_t tail_value(std::uint32_t index) const = 0;
