@@ -149,7 +149,8 @@ Task<Errno> Hypervisor::reattach_locked(CpuPort& cpu, Domain& domain, AssignedDe
   if (reserved != Errno::Ok) co_return reserved;
   std::optional<ContextSetting> old;
   if (source != nullptr) old = source->setting_on(setting.unit);
-  const Errno pointed = co_await point_functions(cpu, domain, setting, target.setting_on(setting.unit), old);
+  const Errno pointed =
+      co_await point_functions(cpu, domain, setting, target.setting_on(setting.unit), old, SharedEntries::Take);
   if (pointed != Errno::Ok) {
     co_await remove_reserved(cpu, domain, target, setting.reserved);
     co_return pointed;
@@ -165,7 +166,7 @@ Task<Errno> Hypervisor::reattach_locked(CpuPort& cpu, Domain& domain, AssignedDe
 // Points every function at `now`, or leaves every function as it was; then invalidates what the old setting left
 // behind.
 Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
-                                        std::optional<ContextSetting> old) {
+                                        std::optional<ContextSetting> old, SharedEntries shared) {
   PhysicalUnit& unit = *units_[device.unit];
   const std::vector<RequesterId> functions = device.functions();
   std::vector<InvalidationScope> scopes;
@@ -177,12 +178,18 @@ Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSett
   };
   Errno status = Errno::Ok;
   std::size_t done = 0;
-  for (; done < functions.size() && status == Errno::Ok; ++done) {
+  for (; done < functions.size(); ++done) {
     status = co_await unit.point(cpu, functions[done], now);
-    if (status == Errno::Ok) add_scopes(functions[done], old);
+    if (status != Errno::Ok) break;
+    add_scopes(functions[done], old);
+  }
+  if (status == Errno::Ok && device.shared_id) {
+    const SharedEdit edit = co_await point_shared(cpu, device, now, shared);
+    status = edit.status;
+    scopes.insert(scopes.end(), edit.scopes.begin(), edit.scopes.end());
   }
   if (status != Errno::Ok) {
-    for (std::size_t i = 0; i + 1 < done; ++i) {
+    for (std::size_t i = 0; i < done; ++i) {
       Errno back = Errno::Ok;
       if (old)
         back = co_await unit.point(cpu, functions[i], *old);
@@ -199,6 +206,52 @@ Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSett
   co_await unit.invalidate(cpu, scopes);
   if (device.device_tlb && old) co_await unit.invalidate(cpu, device_tlb_scopes(changed));
   co_return status;
+}
+
+Task<Hypervisor::SharedEdit> Hypervisor::point_shared(CpuPort& cpu, DeviceSetting device, ContextSetting now,
+                                                      SharedEntries shared) {
+  SharedEdit edit;
+  PhysicalUnit& unit = *units_[device.unit];
+  const SharedKey key{device.unit, *device.shared_id};
+  const auto known = shared_entries_.find(key);
+  if (shared == SharedEntries::Keep && (known == shared_entries_.end() || known->second.device != device.requester))
+    co_return edit;
+  std::optional<ContextSetting> before;
+  if (known != shared_entries_.end()) before = known->second.setting;
+  edit.status = co_await unit.point(cpu, key.second, now);
+  if (edit.status != Errno::Ok) co_return edit;
+  shared_entries_.insert_or_assign(key, SharedEntry{device.requester, now});
+  edit.scopes = unit.driver().context_scopes(key.second, before);
+  co_return edit;
+}
+
+// The entry goes to another device that has the id, or nobody's requests pass under it any more.
+Task<Hypervisor::SharedEdit> Hypervisor::leave_shared(CpuPort& cpu, DeviceSetting device) {
+  SharedEdit edit;
+  if (!device.shared_id) co_return edit;
+  const SharedKey key{device.unit, *device.shared_id};
+  const auto known = shared_entries_.find(key);
+  if (known == shared_entries_.end() || known->second.device != device.requester) co_return edit;
+  if (const AssignedDevice* heir = other_sharer(device); heir != nullptr) {
+    const DeviceSetting next = heir->setting;
+    edit = co_await point_shared(cpu, next, heir->context->setting_on(device.unit), SharedEntries::Take);
+    if (edit.status == Errno::Ok) co_return edit;
+  }
+  PhysicalUnit& unit = *units_[device.unit];
+  const ContextSetting before = known->second.setting;
+  edit.status = co_await unit.block(cpu, key.second);
+  edit.scopes = unit.driver().context_scopes(key.second, before);
+  shared_entries_.erase(key);
+  co_return edit;
+}
+
+const AssignedDevice* Hypervisor::other_sharer(const DeviceSetting& device) const {
+  for (const auto& domain : domains_)
+    for (const auto& [requester, assigned] : domain->devices)
+      if (requester != device.requester && assigned.context != nullptr && assigned.setting.unit == device.unit &&
+          assigned.setting.shared_id == device.shared_id)
+        return &assigned;
+  return nullptr;
 }
 
 Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterId device) {
@@ -231,6 +284,9 @@ Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterI
     const auto due = unit.driver().context_scopes(function, context.setting_on(setting.unit));
     scopes.insert(scopes.end(), due.begin(), due.end());
   }
+  const SharedEdit shared = co_await leave_shared(cpu, setting);
+  if (shared.status != Errno::Ok) status = shared.status;
+  scopes.insert(scopes.end(), shared.scopes.begin(), shared.scopes.end());
   co_await unit.invalidate(cpu, scopes);
   if (setting.device_tlb) co_await unit.invalidate(cpu, device_tlb_scopes(setting.functions()));
   std::erase(context.devices, device);
@@ -251,7 +307,8 @@ Task<Errno> Hypervisor::refresh(CpuPort& cpu, Domain& domain, IoContext& context
     const DeviceSetting setting = found->second.setting;
     ContextSetting old = before;
     old.domain = context.tags[setting.unit];
-    const Errno pointed = co_await point_functions(cpu, domain, setting, context.setting_on(setting.unit), old);
+    const Errno pointed =
+        co_await point_functions(cpu, domain, setting, context.setting_on(setting.unit), old, SharedEntries::Keep);
     if (pointed != Errno::Ok) status = pointed;
   }
   cpu.release(context.lock);

@@ -53,12 +53,18 @@ struct DeviceSetting {
   std::vector<RequesterId> phantom_functions{};
   std::vector<ReservedRegion> reserved{};
   bool device_tlb = false;  // uses ATS
+  // The id under which the unit sees its requests where it is not the device's own, as behind a bridge that puts its id
+  // there. Other devices may have it as well; the unit's one entry for it leads where the last one attached does.
+  std::optional<RequesterId> shared_id{};
+  // Devices that nothing isolates from one another have the same; nullopt: it is isolated from all.
+  std::optional<std::size_t> group{};
 
-  // All requester ids that are programmed for it. Bridges are accepted, but nothing is programmed for them.
+  // All requester ids that are programmed for it alone. Bridges are accepted, but nothing is programmed for them.
   [[nodiscard]] std::vector<RequesterId> functions() const {
     if (device_class == DeviceClass::Bridge) return {};
     std::vector<RequesterId> all{requester};
     all.insert(all.end(), phantom_functions.begin(), phantom_functions.end());
+    if (shared_id) std::erase(all, *shared_id);
     return all;
   }
 };

@@ -155,6 +155,15 @@ bool Hypervisor::is_taken(const DeviceSetting& device) const {
   return false;
 }
 
+bool Hypervisor::divides_group(const Domain& domain, const DeviceSetting& device) const {
+  if (!device.group || options_.group_split == GroupSplit::Permitted) return false;
+  return std::any_of(domains_.begin(), domains_.end(), [&](const auto& other) {
+    return other.get() != &domain && std::any_of(other->devices.begin(), other->devices.end(), [&](const auto& there) {
+             return there.first != device.requester && there.second.setting.group == device.group;
+           });
+  });
+}
+
 bool Hypervisor::has_sound_regions(const DeviceSetting& device) const {
   const std::uint64_t last = last_dfn().value();
   return std::all_of(device.reserved.begin(), device.reserved.end(), [last](const ReservedRegion& region) {
@@ -166,6 +175,7 @@ Task<Errno> Hypervisor::assign_device(CpuPort& cpu, Domain& domain, DeviceSettin
   if (device.unit >= units_.size() || !domain.default_context) co_return Errno::NoDevice;
   if (!has_sound_regions(device)) co_return Errno::Invalid;
   if (is_taken(device)) co_return Errno::Busy;
+  if (divides_group(domain, device)) co_return Errno::NotPermitted;
   const RequesterId requester = device.requester;
   domain.devices[requester] = AssignedDevice{std::move(device), nullptr};
   co_await release_from_quarantine(cpu, requester);
@@ -178,6 +188,7 @@ Task<Errno> Hypervisor::move_device(CpuPort& cpu, Domain& from, Domain& to, Requ
   const auto found = from.devices.find(device);
   if (found == from.devices.end()) co_return Errno::NoDevice;
   const DeviceSetting setting = found->second.setting;
+  if (divides_group(to, setting)) co_return Errno::NotPermitted;
   const Errno left = co_await deassign_device(cpu, from, device);
   if (left != Errno::Ok) co_return left;
   co_return co_await assign_device(cpu, to, setting);

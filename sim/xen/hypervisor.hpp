@@ -40,6 +40,9 @@ enum class Quarantine : std::uint8_t {
   ScratchPage,  // every address leads to one page of the device's own; for devices that fail badly when they fault
 };
 
+// Whether domains may divide devices that nothing isolates from one another.
+enum class GroupSplit : std::uint8_t { Refused, Permitted };
+
 struct HypervisorOptions {
   Coalesce coalesce = Coalesce::No;  // merge full tables of equal leaves into larger pages
   // Pages that one hypercall slice handles before it is preempted and continues.
@@ -47,6 +50,7 @@ struct HypervisorOptions {
   std::uint64_t seed = 1;  // of scattered memory
   ShatterReserve shatter_reserve = ShatterReserve::None;
   Quarantine quarantine = Quarantine::Basic;
+  GroupSplit group_split = GroupSplit::Refused;
 };
 
 // Pages of a multi-page operation that were done before `status` stopped it.
@@ -103,7 +107,8 @@ class Hypervisor {
   // Errno::NoEntry: a frame of the range is nothing.
   Task<Errno> add_memory(CpuPort& cpu, Domain& domain, P2mExtent extent);
   Task<Errno> remove_memory(CpuPort& cpu, Domain& domain, Gfn first, std::uint64_t pages);
-  // Gives a device to a domain, in context 0.
+  // Gives a device to a domain, in context 0. Errno::NotPermitted: another domain has a device that it is not isolated
+  // from.
   Task<Errno> assign_device(CpuPort& cpu, Domain& domain, DeviceSetting device);
   // Takes it away: it goes into quarantine.
   Task<Errno> deassign_device(CpuPort& cpu, Domain& domain, RequesterId device);
@@ -111,7 +116,7 @@ class Hypervisor {
   [[nodiscard]] std::optional<Mfn> scratch_page(RequesterId device) const;
   // The device's unit has reported a fault. CutOff: the device may not issue requests any more.
   BusMastering note_fault(RequesterId device, Picoseconds now);
-  // Gives it to another domain, in that domain's context 0.
+  // Gives it to another domain, in that domain's context 0. Where assign_device() would refuse it nothing happens.
   Task<Errno> move_device(CpuPort& cpu, Domain& from, Domain& to, RequesterId device);
 
   // Contexts ---------------------------------------------------------------------------------------------------------
@@ -199,8 +204,19 @@ class Hypervisor {
   // Whether devices may still use what an edit took away, or may remember that nothing was there.
   [[nodiscard]] bool needs_flush(const TableEdit& edit) const;
   Task<Errno> reattach_locked(CpuPort& cpu, Domain& domain, AssignedDevice& device, IoContext& target);
+  // Whether the entry of a shared id comes along: always, or only if it leads where the device's own entries do.
+  enum class SharedEntries : std::uint8_t { Take, Keep };
   Task<Errno> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
-                              std::optional<ContextSetting> old);
+                              std::optional<ContextSetting> old, SharedEntries shared);
+  // What changing the entry of a shared id came to, and the invalidations that it leaves to do.
+  struct SharedEdit {
+    Errno status = Errno::Ok;
+    std::vector<InvalidationScope> scopes;
+  };
+  Task<SharedEdit> point_shared(CpuPort& cpu, DeviceSetting device, ContextSetting now, SharedEntries shared);
+  Task<SharedEdit> leave_shared(CpuPort& cpu, DeviceSetting device);
+  [[nodiscard]] const AssignedDevice* other_sharer(const DeviceSetting& device) const;
+  [[nodiscard]] bool divides_group(const Domain& domain, const DeviceSetting& device) const;
   Task<Errno> insert_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
   Task<Errno> insert_reserved_region(CpuPort& cpu, Domain& domain, IoContext& nominal, ReservedRegion region);
   Task<void> remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
@@ -234,6 +250,13 @@ class Hypervisor {
   PageReferences references_;
   std::vector<std::unique_ptr<PhysicalUnit>> units_;
   std::map<RequesterId, Scratch> quarantined_;
+  // A unit's entry for an id that several devices may have: whose it is now, and where it leads.
+  struct SharedEntry {
+    RequesterId device;
+    ContextSetting setting;
+  };
+  using SharedKey = std::pair<std::size_t, RequesterId>;  // unit, id
+  std::map<SharedKey, SharedEntry> shared_entries_;
   std::vector<std::unique_ptr<Domain>> domains_;
   std::uint64_t contexts_made_ = 0;
   ContextCounters counters_;

@@ -97,6 +97,10 @@ Task<void> Hypervisor::quarantine(CpuPort& cpu, DeviceSetting device) {
     const auto due = unit.driver().context_scopes(function, std::nullopt);
     scopes.insert(scopes.end(), due.begin(), due.end());
   }
+  if (device.shared_id && !shared_entries_.contains({device.unit, *device.shared_id})) {
+    const SharedEdit shared = co_await point_shared(cpu, device, setting, SharedEntries::Take);
+    scopes.insert(scopes.end(), shared.scopes.begin(), shared.scopes.end());
+  }
   co_await unit.invalidate(cpu, scopes);
 }
 
@@ -111,6 +115,8 @@ Task<void> Hypervisor::release_from_quarantine(CpuPort& cpu, RequesterId device)
     const auto due = unit.driver().context_scopes(function, scratch.setting);
     scopes.insert(scopes.end(), due.begin(), due.end());
   }
+  const SharedEdit shared = co_await leave_shared(cpu, scratch.device);
+  scopes.insert(scopes.end(), shared.scopes.begin(), shared.scopes.end());
   co_await unit.invalidate(cpu, scopes);
   if (scratch.device.device_tlb) {
     std::vector<InvalidationScope> remote;
