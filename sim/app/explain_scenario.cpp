@@ -136,7 +136,7 @@ class ScenarioExplainer {
   }
 
   [[nodiscard]] TranslationRequest chosen_request() const {
-    TranslationRequest request{.requester = device_.bdf, .pasid = {}, .address = {}};
+    TranslationRequest request{.requester = device_.shared_id.value_or(device_.bdf), .pasid = {}, .address = {}};
     if (choice_.address)
       request.address = Iova(*choice_.address);
     else if (!ranges_.empty())
@@ -146,6 +146,21 @@ class ScenarioExplainer {
     const bool writes = truth && truth->permissions.write;
     request.access = choice_.access.value_or(writes ? Access::Write : Access::Read);
     return request;
+  }
+
+  // What stands between the device and others of its isolation group: nothing.
+  void print_group() {
+    const Scenario& s = *choice_.scenario;
+    if (device_.shared_id) out_ << fmt::format("its requests reach the IOMMU as {}\n", bdf_text(*device_.shared_id));
+    const scenario::IsolationGroup& group = s.topology.groups[device_.group];
+    if (group.devices.size() == 1) return;
+    std::string names, reasons;
+    for (const std::size_t d : group.devices)
+      if (d != choice_.device)
+        names += fmt::format("{}{} ({}, domain {})", names.empty() ? "" : ", ", s.devices[d].name,
+                             bdf_text(s.devices[d].bdf), s.devices[d].domain);
+    for (const std::string& reason : group.reasons) reasons += (reasons.empty() ? "" : "; ") + reason;
+    out_ << fmt::format("not isolated from {}: {}\n", names, reasons);
   }
 
   void print_question(const TranslationRequest& request) {
@@ -158,6 +173,7 @@ class ScenarioExplainer {
     out_ << fmt::format("scenario {}{}, strategy {}, family {} ({}), {}\n", s.name, axes,
                         s.strategies[choice_.strategy].label, choice_.family->name, choice_.family->specification,
                         ios == 0 ? "after boot" : fmt::format("after {} I/Os", ios));
+    print_group();
   }
 
   static std::string_view state_text(strategy::PageState state) {

@@ -86,61 +86,71 @@ Task<std::string> Guest::boot(std::vector<GuestDevice> devices) {
   co_return std::string();
 }
 
+Task<guest::DmaApi*> Guest::open_api(Vcpu& cpu, const scenario::DeviceSetting& device) {
+  const auto sibling = std::ranges::find_if(apis_, [&](const OpenApi& other) {
+    return device.shared_id && other.first->shared_id == device.shared_id &&
+           other.first->iommu_index == device.iommu_index;
+  });
+  if (sibling != apis_.end()) {
+    environment_.warden.add_sibling(device.bdf, sibling->first->bdf);
+    co_return sibling->api.get();
+  }
+  guest::DmaSpace* space = co_await strategy_->attach(cpu, device.bdf);
+  if (space == nullptr) co_return nullptr;
+  environment_.warden.add_device(device.bdf, domain_.p2m, strategy_->addressing());
+  OpenApi opened{.first = &device, .cpu = &cpu};
+  opened.api =
+      std::make_unique<guest::DmaApi>(device.bdf, *space, environment_.warden, dma_api_options(),
+                                      static_cast<unsigned>(environment_.vcpus.vcpus().size()), &environment_.vcpus);
+  apis_.push_back(std::move(opened));
+  co_return apis_.back().api.get();
+}
+
 Task<std::string> Guest::take(GuestDevice device) {
   Vcpu& cpu = *cpus_[device.setting.vcpu];
-  guest::DmaSpace* space = co_await strategy_->attach(cpu, device.setting.bdf);
-  if (space == nullptr) co_return "no DMA address space: out of memory, contexts or domain tags";
-  environment_.warden.add_device(device.setting.bdf, domain_.p2m, strategy_->addressing());
-  Attached attached;
-  attached.cpu = &cpu;
-  attached.api =
-      std::make_unique<guest::DmaApi>(device.setting.bdf, *space, environment_.warden, dma_api_options(),
-                                      static_cast<unsigned>(environment_.vcpus.vcpus().size()), &environment_.vcpus);
-  attached.run = make_device_run(device.setting, {.calendar = environment_.calendar,
-                                                  .vcpus = environment_.vcpus,
-                                                  .cpu = cpu,
-                                                  .api = *attached.api,
-                                                  .pages = *pages_,
-                                                  .endpoint = device.endpoint,
-                                                  .meter = environment_.meter,
-                                                  .seed = environment_.seed,
-                                                  .doorbell_latency = environment_.doorbell_latency,
-                                                  .trace = device.trace});
-  devices_.push_back(std::move(attached));
-  co_return co_await devices_.back().run->prepare();
+  guest::DmaApi* api = co_await open_api(cpu, device.setting);
+  if (api == nullptr) co_return "no DMA address space: out of memory, contexts or domain tags";
+  devices_.push_back(make_device_run(device.setting, {.calendar = environment_.calendar,
+                                                      .vcpus = environment_.vcpus,
+                                                      .cpu = cpu,
+                                                      .api = *api,
+                                                      .pages = *pages_,
+                                                      .endpoint = device.endpoint,
+                                                      .meter = environment_.meter,
+                                                      .seed = environment_.seed,
+                                                      .doorbell_latency = environment_.doorbell_latency,
+                                                      .trace = device.trace}));
+  co_return co_await devices_.back()->prepare();
 }
 
 void Guest::start() {
-  for (Attached& device : devices_) {
-    if (device.api->is_lazy()) {
-      device.flush_timer = device.api->run_flush_timer(*device.cpu);
-      device.flush_timer.start();
-    }
-    device.run->start();
+  for (OpenApi& opened : apis_) {
+    if (!opened.api->is_lazy()) continue;
+    opened.flush_timer = opened.api->run_flush_timer(*opened.cpu);
+    opened.flush_timer.start();
   }
+  for (const auto& device : devices_) device->start();
 }
 
 bool Guest::is_over() const {
-  return std::ranges::all_of(devices_, [](const Attached& device) { return device.run->is_over(); });
+  return std::ranges::all_of(devices_, [](const auto& device) { return device->is_over(); });
 }
 
 void Guest::reset_statistics() {
-  for (Attached& device : devices_) {
-    device.run->reset_statistics();
-    device.api->reset_counters();
-  }
+  for (const auto& device : devices_) device->reset_statistics();
+  for (const OpenApi& opened : apis_) opened.api->reset_counters();
   for (Vcpu* cpu : cpus_) cpu->reset_statistics();
   strategy_->reset_counters();
 }
 
 void Guest::add_to(IoTotals& totals) const {
-  for (const Attached& device : devices_) device.run->add_to(totals);
+  for (const auto& device : devices_) device->add_to(totals);
 }
 
 Guest::DmaApiTotals Guest::dma_api() const {
   DmaApiTotals totals;
-  for (const Attached& device : devices_) {
-    const guest::DmaApi::Counters& c = device.api->counters();
+  for (const OpenApi& opened : apis_) {
+    const guest::DmaApi::Counters& c = opened.api->counters();
     totals.maps += c.maps;
     totals.unmaps += c.unmaps;
     totals.flushes += c.flushes_by_full_queue + c.flushes_by_timer + c.flushes_by_reuse;

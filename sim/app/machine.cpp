@@ -66,7 +66,11 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
   load_traces();
   xen_ = std::make_unique<xen::Hypervisor>(
       host_, frames_,
-      xen::HypervisorOptions{.coalesce = strategy.superpages ? Coalesce::Yes : Coalesce::No, .seed = scenario.seed});
+      xen::HypervisorOptions{.coalesce = strategy.superpages ? Coalesce::Yes : Coalesce::No,
+                             .seed = scenario.seed,
+                             .group_split = scenario.topology.group_split == scenario::GroupSplit::Permitted
+                                                ? xen::GroupSplit::Permitted
+                                                : xen::GroupSplit::Refused});
   hypercall_ = std::make_unique<xen::IommuOp>(
       *xen_, strategy.deferred_flush ? xen::DeferredFlush::Offered : xen::DeferredFlush::Unavailable);
   for (const scenario::IommuUnit& unit : scenario.topology.iommus)
@@ -116,8 +120,10 @@ void Machine::add_endpoints() {
   for (const scenario::DeviceSetting& device : scenario_.devices) {
     Picoseconds latency;
     for (const std::size_t s : device.switch_path) latency += scenario_.topology.switches[s].latency;
-    endpoints_.push_back(std::make_unique<PcieEndpoint>(engine_.calendar(), *root_ports_[device.root_port_index],
-                                                        endpoint_parameters(scenario_.platform.pcie, latency)));
+    EndpointParameters parameters = endpoint_parameters(scenario_.platform.pcie, latency);
+    parameters.bridge_id = device.shared_id;
+    endpoints_.push_back(
+        std::make_unique<PcieEndpoint>(engine_.calendar(), *root_ports_[device.root_port_index], parameters));
   }
 }
 
@@ -172,11 +178,41 @@ Task<std::string> Machine::build_domain(std::size_t index) {
     xen::DeviceSetting device;
     device.requester = setting.bdf;
     device.unit = setting.iommu_index;
+    device.shared_id = setting.shared_id;
+    device.group = setting.group;
+    for (const std::uint64_t function : setting.phantom_functions)
+      device.phantom_functions.push_back(
+          RequesterId::bdf(setting.bdf.bus(), setting.bdf.device(), static_cast<unsigned>(function)));
     const xen::Errno assigned = co_await xen_->assign_device(boot_cpu_, domain, device);
     if (assigned != xen::Errno::Ok) co_return "device '" + setting.name + "' cannot be assigned to its domain";
     devices.push_back({setting, *endpoints_[d], traces_[d] ? &*traces_[d] : nullptr});
   }
-  co_return co_await guests_[index]->boot(std::move(devices));
+  const std::string problem = co_await guests_[index]->boot(std::move(devices));
+  if (!problem.empty()) co_return problem;
+  for (const scenario::DeviceSetting& setting : scenario_.devices)
+    if (setting.domain_index == index && shares_id_with_another_domain(setting))
+      warden_.tolerate(setting.bdf, foreign_to(domain));
+  co_return std::string();
+}
+
+bool Machine::shares_id_with_another_domain(const scenario::DeviceSetting& device) const {
+  return device.shared_id && std::ranges::any_of(scenario_.devices, [&](const scenario::DeviceSetting& other) {
+           return other.domain_index != device.domain_index && other.iommu_index == device.iommu_index &&
+                  other.shared_id == device.shared_id;
+         });
+}
+
+bool Machine::divides_requester_ids() const {
+  return std::ranges::any_of(scenario_.devices,
+                             [this](const auto& device) { return shares_id_with_another_domain(device); });
+}
+
+strategy::Warden::IsForeign Machine::foreign_to(const xen::Domain& domain) const {
+  return [this, &domain](Mfn frame) {
+    return std::ranges::any_of(xen_->domains(), [&](const auto& other) {
+      return other.get() != &domain && other->p2m.frame_of(frame).has_value();
+    });
+  };
 }
 
 void Machine::start() {

@@ -56,6 +56,8 @@ class Machine {
   [[nodiscard]] const xen::IommuOp& hypercall() const { return *hypercall_; }
   [[nodiscard]] const strategy::Warden& warden() const { return warden_; }
   [[nodiscard]] const std::vector<std::optional<Trace>>& traces() const { return traces_; }
+  // Whether devices of several domains share a requester id, which the scenario must have permitted.
+  [[nodiscard]] bool divides_requester_ids() const;
 
  private:
   // One IOMMU with everything in front of it and behind it.
@@ -73,6 +75,8 @@ class Machine {
   Task<std::string> build_domain(std::size_t index);
   [[nodiscard]] std::vector<Vcpu*> add_vcpus(std::uint64_t count);
   [[nodiscard]] MemoryCounts memory_counts_since_start() const;
+  [[nodiscard]] bool shares_id_with_another_domain(const scenario::DeviceSetting& device) const;
+  [[nodiscard]] strategy::Warden::IsForeign foreign_to(const xen::Domain& domain) const;
 
   const scenario::Scenario& scenario_;
   const scenario::StrategySetting& strategy_;

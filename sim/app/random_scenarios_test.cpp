@@ -25,7 +25,7 @@ class RandomScenario {
     guests_ = 1 + rng_.below(2);
     // More I/Os than all rings together hold: some of their DMA then falls into the measurement.
     std::string y = "name: random\nseed: " + std::to_string(1 + rng_.below(1000)) +
-                    "\nmeasure: {warmup_ios: " + any({"0", "20"}) + ", ios: " + "400}\n";
+                    "\nmeasure: {warmup_ios: " + any({"0", "20"}) + ", ios: 400, time_limit: 20 ms}\n";
     return y + platform() + topology() + domains() + devices() + strategies() + families_key();
   }
 
@@ -54,8 +54,11 @@ class RandomScenario {
   }
   std::string topology() {
     return "topology:\n  iommus: " +
-           any({"[{name: i0, covers: [p0]}, {name: i1, covers: [p1]}]", "[{name: i0, covers: [p0, p1]}]"}) +
-           "\n  root_ports: [{name: p0}, {name: p1}]\n  switches: [{name: s0, upstream: p1, latency: 120 ns}]\n";
+           any({"[{name: i0, covers: [p0]}, {name: i1, covers: [p1]}]", "[{name: i0, covers: [p0, p1]}]",
+                "[{name: i0, covers: [p0], isolation: bus}, {name: i1, covers: [p1], isolation: none}]"}) +
+           "\n  root_ports: [{name: p0, acs: " + any({"true", "true", "false"}) +
+           "}, {name: p1}]\n  switches: [{name: s0, upstream: p1, latency: 120 ns, " +
+           any({"acs: true", "acs: false", "kind: pci_bridge"}) + "}]\n  group_split: permitted\n";
   }
   std::string domains() {
     std::string y = "domains:\n";
@@ -86,9 +89,11 @@ class RandomScenario {
     std::string y = "devices:\n";
     const std::uint64_t count = 2 + rng_.below(3);
     for (std::uint64_t d = 0; d < count; ++d)
-      y += "  - {name: d" + std::to_string(d) + ", bdf: \"0" + std::to_string(d / 2 + 1) + ":00." +
-           std::to_string(d % 2) + "\", upstream: " + (d % 2 == 0 ? "p0" : "s0") + ", domain: g" +
-           std::to_string(d % guests_) + ", workload: " + workload() + "}\n";
+      y += "  - {name: d" + std::to_string(d) + ", bdf: \"0" + std::to_string(d % 2 + 1) + ":00." +
+           std::to_string(d / 2) + "\", upstream: " + (d % 2 == 0 ? "p0" : "s0") + ", domain: g" +
+           std::to_string((d < 2 ? d : rng_.below(2)) % guests_) + ", acs: " + any({"true", "false"}) +
+           ", phantom_functions: " + (rng_.chance(0.5) ? "[]" : "[" + std::to_string(4 + d / 2) + "]") +
+           ", workload: " + workload() + "}\n";
     return y;
   }
   std::string strategies() {

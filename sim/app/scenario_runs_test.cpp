@@ -169,7 +169,31 @@ TEST(ScenarioRuns, EveryDeclaredMetricIsSetBySomeShippedScenario) {
       replaced(text_of("scenarios/strategies_nvme_trace.yaml"),
                "strategies: [passthrough, pv_iommu, nested, emulated_viommu]", "strategies: [nested]");
   for (RunResult& run : runs_of(trace)) runs.push_back(std::move(run));
+  for (RunResult& run : runs_of(text_of("scenarios/shared_requester_id.yaml"))) runs.push_back(std::move(run));
   EXPECT_THAT(metrics_never_set(runs), IsEmpty());
+}
+
+// Kills: a bridge that leaves requests their own ids; DMA in another domain's memory that nobody counts, or that is
+// called a bug of the strategy; failed requests of the same cause that fail the run.
+TEST(ScenarioRuns, DmaUnderASharedRequesterIdReachesTheOtherDomainsMemory) {
+  const std::string text = text_of("scenarios/shared_requester_id.yaml");
+  auto runs = by_strategy(runs_of(text));
+  ASSERT_EQ(runs.size(), 4U);
+  for (const auto& [strategy, run] : runs) {
+    EXPECT_THAT(run.failures, IsEmpty()) << strategy;
+    ASSERT_TRUE(run.warden.shared) << strategy;
+    EXPECT_GT(run.warden.shared->foreign, 500U) << strategy;
+    EXPECT_EQ(run.warden.shared->foreign, run.warden.shared->strayed) << strategy << ": what is mapped is memory";
+    // Half of the intruder's window lies beyond what the victim has mapped, unless all of its memory is.
+    EXPECT_EQ(value(run, "dma.faults") > 500, strategy != "passthrough") << strategy;
+  }
+  const std::string together = replaced(replaced(text, "group_split: permitted", "group_split: refused"),
+                                        "  - {name: intruder, memory: 64 MiB}\n", "");
+  for (const RunResult& run : runs_of(replaced(together, "domain: intruder", "domain: victim"))) {
+    EXPECT_THAT(run.failures, IsEmpty());
+    EXPECT_FALSE(run.warden.shared);
+    EXPECT_EQ(value(run, "dma.faults"), 0);
+  }
 }
 
 // Kills: a replay that drops, repeats or reorders the driver's calls; a guest driver that flushes otherwise than the

@@ -48,7 +48,8 @@ class DmaPort {
   [[nodiscard]] Awaiter transfer(DmaTransfer t) { return Awaiter{*this, t}; }
 };
 
-// Sees every DMA that memory accepts, at the moment it is accepted. The warden is one.
+// Sees every DMA that memory accepts, at the moment it is accepted. The warden is one. `requester` is the device's own
+// id, even where a bridge puts another in its place before the IOMMU.
 class DmaObserver {
  public:
   virtual ~DmaObserver() = default;

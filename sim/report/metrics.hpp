@@ -115,6 +115,8 @@ inline constexpr std::array kMetrics{
   MetricRow{"warden.checked",        "1",      Better::Neither, Digits::Integer, Shown::InFiles, "DMAs compared with the true mappings"},
   MetricRow{"warden.stale",          "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "DMAs through a mapping that software had unmapped already"},
   MetricRow{"warden.violations",     "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "DMAs that no live or lingering mapping allowed"},
+  MetricRow{"warden.strayed",        "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "DMAs through the tables of another domain's device that has the same requester id; only with topology.group_split: permitted"},
+  MetricRow{"warden.foreign",        "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "of them, those that reached memory of another domain"},
   MetricRow{"warden.exposure_max",   "ns",     Better::Lower,   Digits::Integer, Shown::InFiles, "Longest time from unmap to the fence after which the device cannot reach the page"},
   MetricRow{"warden.exposure_mean",  "ns",     Better::Lower,   Digits::Integer, Shown::InFiles, "Mean of the same"},
 };

@@ -161,6 +161,17 @@ TEST(RunLine, ReadsBackToTheSameRun) {
   r.failures = {"warden: 1 violation"};
   EXPECT_EQ(parse_run(to_line(r)), r);
   EXPECT_EQ(to_line(r).find('\n'), std::string::npos);
+  r.warden.shared = {7, 3};
+  EXPECT_EQ(parse_run(to_line(r)), r);
+}
+
+// Kills: figures of shared ids in reports of machines without any; or none where there are some.
+TEST(ReportMarkdown, TellsOfSharedRequesterIdsWhereDomainsShareThem) {
+  Report r = report();
+  EXPECT_THAT(report_markdown(r), testing::Not(HasSubstr("shared id")));
+  r.runs[0].warden.shared = {7, 3};
+  EXPECT_THAT(report_markdown(r),
+              HasSubstr("7 through another domain's tables by a shared id, 3 of them to its memory"));
 }
 
 TEST(RunLine, GarbageIsNoRun) {

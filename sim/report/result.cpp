@@ -51,6 +51,7 @@ std::string to_line(const RunResult& run) {
   for (const CostUse& c : run.costs)
     json["costs"].push_back({c.row, c.value, c.unit, c.source, static_cast<unsigned>(c.mark), c.count});
   json["warden"] = {run.warden.checked, run.warden.stale, run.warden.violations, run.warden.exposure_max_ns};
+  if (run.warden.shared) json["warden_shared"] = {run.warden.shared->strayed, run.warden.shared->foreign};
   json["failures"] = run.failures;
   return json.dump();
 }
@@ -72,6 +73,8 @@ class RunResultReader {
     }
     const Json& w = json.at("warden");
     run.warden = {w.at(0), w.at(1), w.at(2), w.at(3)};
+    if (const auto shared = json.find("warden_shared"); shared != json.end())
+      run.warden.shared = WardenLine::Shared{shared->at(0), shared->at(1)};
     run.failures = json.at("failures").get<std::vector<std::string>>();
     return run;
   }

@@ -33,6 +33,13 @@ struct WardenLine {
   std::uint64_t stale = 0;
   std::uint64_t violations = 0;
   double exposure_max_ns = 0;
+  // Only where devices of several domains share a requester id.
+  struct Shared {
+    std::uint64_t strayed = 0;  // pages of DMA through the tables of another domain's device
+    std::uint64_t foreign = 0;  // of them, in another domain's memory
+    friend bool operator==(const Shared&, const Shared&) = default;
+  };
+  std::optional<Shared> shared{};
   friend bool operator==(const WardenLine&, const WardenLine&) = default;
 };
 

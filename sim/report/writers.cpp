@@ -46,6 +46,10 @@ Json run_json(const RunResult& run) {
                     {"stale", run.warden.stale},
                     {"violations", run.warden.violations},
                     {"exposure_max_ns", number(run.warden.exposure_max_ns)}};
+  if (run.warden.shared) {
+    json["warden"]["strayed"] = run.warden.shared->strayed;
+    json["warden"]["foreign"] = run.warden.shared->foreign;
+  }
   return json;
 }
 
@@ -127,9 +131,13 @@ std::string group_of(std::size_t metric) {
 }
 
 std::string warden_text(const RunResult& run) {
-  return fmt::format("{} checked, {} stale, {} violations, exposure at most {} ns", run.warden.checked,
-                     run.warden.stale, run.warden.violations,
-                     format_value(run.warden.exposure_max_ns, Digits::Integer));
+  std::string text =
+      fmt::format("{} checked, {} stale, {} violations, exposure at most {} ns", run.warden.checked, run.warden.stale,
+                  run.warden.violations, format_value(run.warden.exposure_max_ns, Digits::Integer));
+  if (run.warden.shared)
+    text += fmt::format(", {} through another domain's tables by a shared id, {} of them to its memory",
+                        run.warden.shared->strayed, run.warden.shared->foreign);
+  return text;
 }
 
 // Where a recorded driver was replayed: its invalidations beside those that the replay caused, by kind. Those of the

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdio>
 #include <string_view>
+#include <utility>
 
 namespace iommu::strategy {
 
@@ -32,8 +33,19 @@ void Warden::add_device(RequesterId device, const FrameMap& frames, Addressing a
   devices_[device] = Device{&frames, addressing, {}};
 }
 
+void Warden::add_sibling(RequesterId device, RequesterId other) { siblings_[device] = other; }
+
+void Warden::tolerate(RequesterId device, IsForeign is_foreign) {
+  if (Device* known = find(device); known != nullptr) known->is_foreign = std::move(is_foreign);
+}
+
 Warden::Device* Warden::find(RequesterId device) {
-  const auto found = devices_.find(device);
+  return const_cast<Device*>(std::as_const(*this).find(device));  // NOLINT(cppcoreguidelines-pro-type-const-cast)
+}
+
+const Warden::Device* Warden::find(RequesterId device) const {
+  const auto sibling = siblings_.find(device);
+  const auto found = devices_.find(sibling == siblings_.end() ? device : sibling->second);
   return found == devices_.end() ? nullptr : &found->second;
 }
 
@@ -95,16 +107,22 @@ void Warden::check_page(Picoseconds now, Device& device, const Violation& where)
   ++checked_;
   if (device.addressing == Addressing::GuestPhysical) {
     const auto frame = device.frames->memory_frame(Gfn(where.address.value() >> kPageLg2));
-    if (!frame) return violate(where, ViolationKind::NotMapped);
-    if (*frame != Mfn(where.target)) violate(where, ViolationKind::WrongFrame);
+    if (!frame) return violate(device, where, ViolationKind::NotMapped);
+    if (*frame != Mfn(where.target)) violate(device, where, ViolationKind::WrongFrame);
     return;
   }
   const auto found = device.pages.find(Dfn(where.address));
-  if (found == device.pages.end()) return violate(where, ViolationKind::NotMapped);
+  if (found == device.pages.end()) return violate(device, where, ViolationKind::NotMapped);
   const Page& page = found->second;
-  if (page.frame != Mfn(where.target)) return violate(where, ViolationKind::WrongFrame);
-  if (!page.permissions.allow(where.access)) return violate(where, ViolationKind::NoPermission);
+  if (page.frame != Mfn(where.target)) return violate(device, where, ViolationKind::WrongFrame);
+  if (!page.permissions.allow(where.access)) return violate(device, where, ViolationKind::NoPermission);
   if (page.state == State::AwaitingFence) stale_.add(now - page.unmapped);
+}
+
+void Warden::violate(const Device& device, const Violation& violation, ViolationKind kind) {
+  if (!device.is_foreign) return violate(violation, kind);
+  ++strayed_;
+  if (device.is_foreign(Mfn(violation.target))) ++foreign_;
 }
 
 void Warden::violate(Violation violation, ViolationKind kind) {
@@ -118,6 +136,8 @@ WardenReport Warden::report() const {
   report.checked = checked_;
   report.stale = stale_.count;
   report.violations = violations_;
+  report.strayed = strayed_;
+  report.foreign = foreign_;
   report.stale_age_max = stale_.max;
   report.exposures = exposure_.count;
   report.exposure_max = exposure_.max;
@@ -129,13 +149,13 @@ WardenReport Warden::report() const {
 
 std::vector<MappedPages> Warden::mapped(RequesterId device) const {
   std::vector<MappedPages> runs;
-  const auto known = devices_.find(device);
-  if (known == devices_.end()) return runs;
+  const Device* known = find(device);
+  if (known == nullptr) return runs;
   std::vector<Dfn> pages;
-  for (const auto& [page, ignored] : known->second.pages) pages.push_back(page);
+  for (const auto& [page, ignored] : known->pages) pages.push_back(page);
   std::sort(pages.begin(), pages.end());
   for (const Dfn number : pages) {
-    const Page& page = known->second.pages.at(number);
+    const Page& page = known->pages.at(number);
     const bool continues = !runs.empty() && Dfn(runs.back().first) + runs.back().pages == number &&
                            runs.back().state == page.state && runs.back().permissions == page.permissions;
     if (continues)
@@ -147,19 +167,21 @@ std::vector<MappedPages> Warden::mapped(RequesterId device) const {
 }
 
 std::optional<PageTruth> Warden::truth(RequesterId device, Iova address) const {
-  const auto known = devices_.find(device);
-  if (known == devices_.end()) return std::nullopt;
-  if (known->second.addressing == Addressing::GuestPhysical) {
-    const auto frame = known->second.frames->memory_frame(Gfn(address.value() >> kPageLg2));
+  const Device* known = find(device);
+  if (known == nullptr) return std::nullopt;
+  if (known->addressing == Addressing::GuestPhysical) {
+    const auto frame = known->frames->memory_frame(Gfn(address.value() >> kPageLg2));
     return frame ? std::optional(PageTruth{PageState::Mapped, kReadWrite, *frame}) : std::nullopt;
   }
-  const auto page = known->second.pages.find(Dfn(address));
-  if (page == known->second.pages.end()) return std::nullopt;
+  const auto page = known->pages.find(Dfn(address));
+  if (page == known->pages.end()) return std::nullopt;
   return PageTruth{page->second.state, page->second.permissions, page->second.frame};
 }
 
 void Warden::reset_counts() {
   checked_ = 0;
+  strayed_ = 0;
+  foreign_ = 0;
   stale_ = {};
   exposure_ = {};
 }

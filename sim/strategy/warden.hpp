@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -39,6 +40,10 @@ struct WardenReport {
   std::uint64_t checked = 0;  // pages of DMAs
   std::uint64_t stale = 0;    // of them through an unmapped page before its fence
   std::uint64_t violations = 0;
+  // Of devices that tolerate() names: pages that nothing of the device's own domain leads to, and of them those of
+  // another domain's memory. Never violations.
+  std::uint64_t strayed = 0;
+  std::uint64_t foreign = 0;
   Picoseconds stale_age_max;  // unmap to DMA
   double stale_age_mean_ps = 0;
   // From unmap to fence, for every page that was unmapped, used meanwhile or not.
@@ -71,6 +76,13 @@ class Warden final : public DmaObserver, public guest::MappingObserver {
   // `frames` says which machine frame backs the guest's memory; it outlives the warden.
   void add_device(RequesterId device, const FrameMap& frames, Addressing addressing);
 
+  // The device uses what is mapped for `other`, a device of the warden already: both have one requester id.
+  void add_sibling(RequesterId device, RequesterId other);
+  // The device shares a requester id with a device of another domain, and somebody has decided to live with that: what
+  // it reaches through the other's tables is counted. `is_foreign` says whether a frame is another domain's memory.
+  using IsForeign = std::function<bool(Mfn frame)>;
+  void tolerate(RequesterId device, IsForeign is_foreign);
+
   void on_map_called(Picoseconds now, RequesterId device, guest::MapSegment segment) override;
   void on_mapped(Picoseconds now, RequesterId device, guest::IovaRange range) override;
   void on_unmap_called(Picoseconds now, RequesterId device, guest::IovaRange range) override;
@@ -98,6 +110,7 @@ class Warden final : public DmaObserver, public guest::MappingObserver {
     const FrameMap* frames = nullptr;
     Addressing addressing = Addressing::Mapped;
     std::unordered_map<Dfn, Page> pages;
+    IsForeign is_foreign{};  // empty: nothing is tolerated
   };
   struct Ages {
     std::uint64_t count = 0;
@@ -106,12 +119,17 @@ class Warden final : public DmaObserver, public guest::MappingObserver {
     void add(Picoseconds age);
   };
   void check_page(Picoseconds now, Device& device, const Violation& where);
+  void violate(const Device& device, const Violation& violation, ViolationKind kind);
   void violate(Violation violation, ViolationKind kind);
   Device* find(RequesterId device);
+  [[nodiscard]] const Device* find(RequesterId device) const;
 
   std::unordered_map<RequesterId, Device> devices_;
+  std::unordered_map<RequesterId, RequesterId> siblings_;
   std::uint64_t checked_ = 0;
   std::uint64_t violations_ = 0;
+  std::uint64_t strayed_ = 0;
+  std::uint64_t foreign_ = 0;
   Ages stale_;
   Ages exposure_;
   std::optional<Violation> first_violation_;

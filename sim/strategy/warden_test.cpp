@@ -49,6 +49,38 @@ class WardenTest : public testing::Test {
   Warden warden_;
 };
 
+// Kills: a stray DMA that fails the run although it is tolerated, or is tolerated of a device that nobody named; frames
+// of no domain counted as another domain's; a warm-up that stays in the counts.
+TEST_F(WardenTest, WhatAToleratedDeviceReachesThroughAnothersTablesIsCounted) {
+  map(0_ns, 10, 5);
+  warden_.tolerate(kNic, [](Mfn frame) { return frame == Mfn(0x900); });
+  dma(1_ns, 10, 0x105);
+  dma(2_ns, 10, 0x900);
+  dma(3_ns, 10, 0x901);
+  dma(4_ns, 11, 0x900);
+  WardenReport report = warden_.report();
+  EXPECT_EQ(report.checked, 4U);
+  EXPECT_EQ(report.strayed, 3U);
+  EXPECT_EQ(report.foreign, 2U);
+  EXPECT_EQ(report.violations, 0U);
+  warden_.reset_counts();
+  EXPECT_EQ(warden_.report().strayed + warden_.report().foreign, 0U);
+  warden_.add_device(RequesterId::bdf(9, 0, 0), frames_, Addressing::Mapped);
+  warden_.on_dma(5_ns, RequesterId::bdf(9, 0, 0), std::nullopt, Dfn(10).address(), Mfn(0x900).address(), 64_B,
+                 Access::Read);
+  EXPECT_EQ(warden_.report().violations, 1U);
+}
+// Kills: a sibling with a truth of its own, or with none.
+TEST_F(WardenTest, ASiblingUsesWhatIsMappedForTheOther) {
+  constexpr RequesterId kSibling = RequesterId::bdf(3, 1, 0);
+  warden_.add_sibling(kSibling, kNic);
+  map(0_ns, 10, 5);
+  warden_.on_dma(1_ns, kSibling, std::nullopt, Dfn(10).address(), Mfn(0x105).address(), 64_B, Access::Read);
+  EXPECT_EQ(warden_.report().violations, 0U);
+  warden_.on_dma(2_ns, kSibling, std::nullopt, Dfn(11).address(), Mfn(0x106).address(), 64_B, Access::Read);
+  EXPECT_EQ(warden_.report().violations, 1U);
+  EXPECT_EQ(warden_.mapped(kSibling).size(), 1U);
+}
 // Kills: a legitimate DMA that is not counted, or counted as anything else.
 TEST_F(WardenTest, AMappedPageMayBeUsed) {
   map(0_ns, 10, 5);

@@ -116,11 +116,13 @@ void PcieEndpoint::send_next(EngineState& engine) {
   }
   if (!std::exchange(operation.internal.is_started, true)) engine.next_start = calendar_.now() + engine.interval;
   Tlp& tlp = root_port_.allocate();
-  tlp.request.translation = {.requester = operation.requester,
+  tlp.request.translation = {.requester = parameters_.bridge_id.value_or(operation.requester),
                              .pasid = operation.pasid,
                              .address = operation.address + operation.internal.issued,
                              .length = Bytes(bytes),
                              .access = operation.access};
+  tlp.sender.reset();
+  if (parameters_.bridge_id) tlp.sender = operation.requester;
   tlp.bytes = bytes;
   tlp.extra_latency = parameters_.switch_latency;
   tlp.owner = &operation;

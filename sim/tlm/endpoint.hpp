@@ -28,6 +28,8 @@ struct EndpointParameters {
   // completion credits]. nullopt: as much as the tags can ask for.
   std::optional<Credits> completion_buffer{};
   Picoseconds switch_latency{};  // >= 0: of the switches between device and root port, each way
+  // What a bridge between device and root port puts in place of the device's ids.
+  std::optional<RequesterId> bridge_id{};
 
   // Why the parameters cannot be on this link; null when they can.
   [[nodiscard]] const char* problem(const LinkParameters& link) const;

@@ -191,8 +191,8 @@ void PcieRootPort::memory_done(std::uint64_t argument) {
     tlp.faulted = true;
     ++statistics_.unbacked;
   } else if (observer_ != nullptr) {
-    observer_->on_dma(calendar_.now(), request.requester, request.pasid, request.address, tlp.internal.data.address,
-                      Bytes(tlp.bytes), request.access);
+    observer_->on_dma(calendar_.now(), tlp.sender.value_or(request.requester), request.pasid, request.address,
+                      tlp.internal.data.address, Bytes(tlp.bytes), request.access);
   }
   translation_.in_flight().leave(tlp.internal.ticket);
   if (request.access == Access::Read)

@@ -70,6 +70,8 @@ struct Tlp {
   void* owner = nullptr;  // the sender's
   std::uint32_t bytes = 0;
   Picoseconds extra_latency;  // of switches between the sender and the root port, each way
+  // The sender's own id where a bridge has put another into the request.
+  std::optional<RequesterId> sender{};
 
   template <auto kMember, class T>
   void on_done(T* object) {
