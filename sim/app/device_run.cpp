@@ -66,7 +66,8 @@ class RandomDmaRun final : public DeviceRun {
     if (!memory)
       co_return "the guest has no contiguous memory for a window of " + std::to_string(w.window.value()) + " bytes";
     const Permissions permissions = w.direction == scenario::DmaDirection::Read ? kReadOnly : kWriteOnly;
-    const guest::DmaMapping mapped = co_await e_.api.map_scatterlist(e_.cpu, pieces(*memory), permissions);
+    const guest::DmaMapping mapped =
+        co_await e_.api.map_scatterlist(e_.cpu, pieces(*memory), permissions, guest::DmaUse::Coherent);
     if (mapped.status != guest::DmaStatus::Ok) co_return "its window cannot be mapped (Xen's table pool is too small?)";
     traffic_.emplace(parameters(mapped.address));
     driver_.emplace(e_.calendar, e_.endpoint, *traffic_, setting_.bdf,
@@ -89,7 +90,7 @@ class RandomDmaRun final : public DeviceRun {
  private:
   [[nodiscard]] std::vector<guest::ScatterEntry> pieces(Gpa memory) const {
     const scenario::RandomDmaWorkload& w = setting_.workload.random_dma;
-    if (e_.api.is_identity()) return {guest::ScatterEntry{memory, w.window}};
+    if (e_.api.is_identity() || e_.api.chooses_addresses()) return {guest::ScatterEntry{memory, w.window}};
     std::vector<guest::ScatterEntry> list;
     for (std::uint64_t offset = w.window.value(); offset > 0;) {
       offset -= w.page_size.value();
@@ -119,7 +120,7 @@ class RandomDmaRun final : public DeviceRun {
 class TraceRun final : public DeviceRun {
  public:
   TraceRun(const scenario::DeviceSetting& setting, const DeviceEnvironment& e)
-      : operations_(e.api, e.api.is_lazy() ? guest::TraceAddresses::Allocated : guest::TraceAddresses::Recorded),
+      : operations_(e.api, addresses_for(e.api)),
         player_(*e.trace, {.outstanding = static_cast<std::uint32_t>(setting.workload.trace.dmas_in_flight)},
                 e.calendar, e.cpu, e.endpoint, e.vcpus, operations_) {
     player_.set_requester(setting.bdf);
@@ -138,6 +139,10 @@ class TraceRun final : public DeviceRun {
   }
 
  private:
+  static guest::TraceAddresses addresses_for(const guest::DmaApi& api) {
+    if (api.chooses_addresses()) return guest::TraceAddresses::OnePerSegment;
+    return api.is_lazy() ? guest::TraceAddresses::Allocated : guest::TraceAddresses::Recorded;
+  }
   guest::TraceOperations operations_;
   TracePlayer player_;
 };

@@ -41,7 +41,9 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
           .deferred_flush = strategy.deferred_flush,
           .arena_order = static_cast<std::uint32_t>(strategy.arena_order),
           .max_contexts = static_cast<std::uint32_t>(strategy.max_contexts),
-          .trap_target = trap_target(strategy)};
+          .trap_target = trap_target(strategy),
+          .pool_size = strategy.pool_size,
+          .areas = strategy.areas.value_or(setting_.vcpus)};
 }
 
 guest::DmaApiOptions Guest::dma_api_options() const {
@@ -74,7 +76,7 @@ Task<std::string> Guest::boot(std::vector<GuestDevice> devices) {
     co_return who + "its memory ends before what the trace uses, or leaves nothing for the kernel";
   strategy_ = strategy_of(strategy_setting_.kind)
                   .make({environment_.xen, environment_.hypercall, domain_, *pages_, environment_.family,
-                         environment_.host, strategy_options(strategy_setting_)});
+                         environment_.host, strategy_options(strategy_setting_), environment_.warden});
   const xen::Errno started = co_await strategy_->start(*cpus_.front());
   if (started != xen::Errno::Ok)
     co_return who + "cannot start " + strategy_setting_.label + " (error " + std::to_string(static_cast<int>(started)) +

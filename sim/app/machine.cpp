@@ -163,14 +163,13 @@ Task<std::string> Machine::bring_up() {
                                                  .seed = scenario_.seed,
                                                  .doorbell_latency = scenario_.platform.pcie.propagation.value},
                                 scenario_.domains[i], strategy_, *domain, std::move(cpus[i])));
-    const std::string problem = co_await build_domain(i);
+    const std::string problem = co_await build_domain(i, *domain);
     if (!problem.empty()) co_return problem;
   }
   co_return std::string();
 }
 
-Task<std::string> Machine::build_domain(std::size_t index) {
-  xen::Domain& domain = *xen_->domains()[index];
+Task<std::string> Machine::build_domain(std::size_t index, xen::Domain& domain) {
   std::vector<GuestDevice> devices;
   for (std::size_t d = 0; d < scenario_.devices.size(); ++d) {
     const scenario::DeviceSetting& setting = scenario_.devices[d];

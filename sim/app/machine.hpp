@@ -72,7 +72,7 @@ class Machine {
   void add_endpoints();
   void load_traces();
   Task<std::string> bring_up();
-  Task<std::string> build_domain(std::size_t index);
+  Task<std::string> build_domain(std::size_t index, xen::Domain& domain);
   [[nodiscard]] std::vector<Vcpu*> add_vcpus(std::uint64_t count);
   [[nodiscard]] MemoryCounts memory_counts_since_start() const;
   [[nodiscard]] bool shares_id_with_another_domain(const scenario::DeviceSetting& device) const;

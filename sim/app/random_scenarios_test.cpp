@@ -98,9 +98,10 @@ class RandomScenario {
   }
   std::string strategies() {
     const bool defers = is_lazy_ && rng_.chance(0.5);
-    return "strategies: [passthrough, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) +
-           ", superpages: " + any({"true", "false"}) + (defers ? ", deferred_flush: true" : "") +
-           "}, {kind: nested, doorbell: " + any({"xen", "device_model"}) +
+    return "strategies: [passthrough, {kind: swiotlb, pool_size: " + any({"256 KiB", "2 MiB", "8 MiB"}) +
+           (rng_.chance(0.5) ? ", areas: " + any({"1", "3", "8"}) : "") +
+           "}, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) + ", superpages: " + any({"true", "false"}) +
+           (defers ? ", deferred_flush: true" : "") + "}, {kind: nested, doorbell: " + any({"xen", "device_model"}) +
            "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}]\n";
   }
   std::string families_key() {

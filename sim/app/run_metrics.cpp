@@ -2,7 +2,9 @@
 #include "sim/app/run_metrics.hpp"
 
 #include <array>
+#include <map>
 #include <string>
+#include <string_view>
 
 namespace iommu {
 
@@ -113,12 +115,24 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
   std::uint64_t guest_tables = 0;
   for (const auto& guest : machine.guests()) {
     const strategy::StrategyCounters c = guest->strategy().counters();
+    if (c.bounce) {
+      sum.bounce = sum.bounce.value_or(strategy::BounceCounters{});
+      sum.bounce->bytes_copied += c.bounce->bytes_copied;
+      sum.bounce->most_slots += c.bounce->most_slots;
+      sum.bounce->full += c.bounce->full;
+    }
+    sum.hypercalls.insert(sum.hypercalls.end(), c.hypercalls.begin(), c.hypercalls.end());
     sum.traps.doorbell += c.traps.doorbell;
     sum.traps.register_access += c.traps.register_access;
     sum.traps.device_model += c.traps.device_model;
     const auto kinds = by_kind(c.guest);
     for (std::size_t i = 0; i < kinds.size(); ++i) guest_commands[i] += kinds[i];
     guest_tables += guest->strategy().guest_table_bytes();
+  }
+  if (sum.bounce) {
+    r.set("bounce.bytes_copied", as_double(sum.bounce->bytes_copied));
+    r.set("bounce.slots_most", as_double(sum.bounce->most_slots));
+    r.set("bounce.full", as_double(sum.bounce->full));
   }
   r.set("hypervisor.exits", as_double(sum.traps.total()));
   r.set("hypervisor.exits_per_io", per(as_double(sum.traps.total()), ios));
@@ -131,8 +145,12 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
 
   using xen::abi::Subop;
   const xen::IommuOp::Counters& h = machine.hypercall().counters();
-  r.set("hypervisor.hypercalls", as_double(h.total()));
-  r.set("hypervisor.hypercalls_per_io", per(as_double(h.total()), ios));
+  const std::uint64_t hypercalls = h.total() + sum.other_hypercalls();
+  r.set("hypervisor.hypercalls", as_double(hypercalls));
+  r.set("hypervisor.hypercalls_per_io", per(as_double(hypercalls), ios));
+  std::map<std::string_view, std::uint64_t> others;
+  for (const auto& [name, count] : sum.hypercalls) others[name] += count;
+  for (const auto& [name, count] : others) r.set({"hypervisor.hypercalls", name}, as_double(count));
   constexpr std::array kSubops{Subop::QueryCapabilities, Subop::Init,     Subop::AllocContext, Subop::FreeContext,
                                Subop::ReattachDevice,    Subop::MapPages, Subop::UnmapPages};
   for (std::size_t i = 0; i < kSubops.size(); ++i)

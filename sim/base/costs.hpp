@@ -51,6 +51,14 @@ enum class Mark : std::uint8_t { Found, Derived, Memory, Guess };
   X(DmaMapOther,          "dma_map_other",          "rest of dma_map: checks, scatterlist walk")                          \
   X(DmaUnmapOther,        "dma_unmap_other",        "rest of dma_unmap: finding the mapping, checks")                     \
   X(FlushQueueAdd,        "flush_queue_add",        "queueing one range for a deferred flush")                            \
+  X(BounceSearch,         "bounce_search",          "examining one slot of a bounce pool for a free run")                 \
+  X(BounceSlot,           "bounce_slot",            "marking one slot of a bounce pool used or free")                     \
+  X(BounceCopyLine,       "bounce_copy_line",       "copying one 64-byte line between a buffer and its bounce buffer")    \
+  X(GrantIssue,           "grant_issue",            "a guest writes or ends one entry of its grant table")                \
+  X(GrantEntry,           "grant_entry",            "Xen checks and marks one entry of a guest's grant table")            \
+  X(GrantTrack,           "grant_track",            "Xen's own records of mapping or unmapping one grant")                \
+  X(ApertureAlloc,        "aperture_alloc",         "finding and marking a range in the bitmap of an aperture, under its lock") \
+  X(ApertureFree,         "aperture_free",          "clearing a range in the bitmap of an aperture, under its lock")      \
   X(DriverSubmit,         "driver_submit",          "device driver work to post one buffer, without the DMA API")         \
   X(DriverComplete,       "driver_complete",        "device driver work to complete one buffer, without the DMA API")     \
   X(StackWork,            "stack_work",             "everything above the driver, per I/O")                               \

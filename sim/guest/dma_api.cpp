@@ -66,12 +66,13 @@ std::uint64_t DmaApi::waiting() const {
   return count;
 }
 
-Task<DmaMapping> DmaApi::map(CpuPort& cpu, Gpa address, Bytes length, DmaDirection direction) {
+Task<DmaMapping> DmaApi::map(CpuPort& cpu, Gpa address, Bytes length, DmaDirection direction, DmaUse use) {
   std::vector<ScatterEntry> whole{ScatterEntry{address, length}};
-  co_return co_await map_scatterlist(cpu, std::move(whole), permissions_for(direction));
+  co_return co_await map_scatterlist(cpu, std::move(whole), permissions_for(direction), use);
 }
 
-Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions) {
+Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions,
+                                         DmaUse use) {
   co_await cpu.charge(CostId::DmaMapOther);
   DmaMapping result;
   const auto total = pages_under(list, space_.last_address());
@@ -80,6 +81,7 @@ Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry>
     result.status = DmaStatus::Rejected;
     co_return result;
   }
+  if (space_.chooses_addresses()) co_return co_await place(cpu, std::move(list), permissions, use);
   const std::uint64_t offset = list.front().address.offset_in(kPageLg2);
   if (space_.is_identity()) {
     ++counters_.maps;
@@ -111,6 +113,32 @@ Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry>
   else
     co_await allocator_.free(cpu, *first, range.pages());
   co_return result;
+}
+
+Task<DmaMapping> DmaApi::place(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use) {
+  Bytes total;
+  for (const ScatterEntry& entry : list) total += entry.length;
+  const DmaSpace::Placed placed = co_await space_.place(cpu, std::move(list), permissions, use);
+  DmaMapping result{placed.status, placed.address};
+  ++(placed.status == DmaStatus::Ok ? counters_.maps : counters_.failures);
+  if (placed.status == DmaStatus::Ok) placed_.emplace(placed.address, total);
+  co_return result;
+}
+
+Task<DmaStatus> DmaApi::withdraw(CpuPort& cpu, Iova address, Bytes length) {
+  const auto [begin, end] = placed_.equal_range(address);
+  const auto found = std::find_if(begin, end, [&](const auto& placed) { return placed.second == length; });
+  if (found == end) {
+    ++counters_.failures;
+    co_return DmaStatus::Rejected;
+  }
+  placed_.erase(found);
+  ++counters_.unmaps;
+  const Picoseconds began = cpu.now();
+  const DmaStatus status = co_await space_.withdraw(cpu, address, length);
+  counters_.flush_time.add(cpu.now() - began);
+  if (status != DmaStatus::Ok) ++counters_.failures;
+  co_return status;
 }
 
 // Maps and publishes; on failure nothing stays mapped.
@@ -146,6 +174,7 @@ Task<DmaStatus> DmaApi::unmap(CpuPort& cpu, Iova address, Bytes length) {
     ++counters_.unmaps;
     co_return DmaStatus::Ok;
   }
+  if (space_.chooses_addresses()) co_return co_await withdraw(cpu, address, length);
   const IovaRange range = pages_around(address, length);
   const auto found = live_.find(range.first);
   if (found == live_.end() || found->second.length != range.length || found->second.owner != IovaOwner::Allocator) {
@@ -163,7 +192,7 @@ Task<DmaStatus> DmaApi::map_at(CpuPort& cpu, std::vector<MapSegment> segments) {
     co_return DmaStatus::Ok;
   }
   const auto range = range_of(segments, space_.last_address());
-  if (!range || is_in_use(*range)) {
+  if (!range || is_in_use(*range) || space_.chooses_addresses()) {
     ++counters_.failures;
     co_return DmaStatus::Rejected;
   }

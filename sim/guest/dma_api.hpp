@@ -44,21 +44,16 @@ struct DmaMapping {
   Iova address;  // of the first byte
 };
 
-// A piece of a scatterlist; any alignment. All but the first start, and all but the last end, on a page boundary.
-struct ScatterEntry {
-  Gpa address;
-  Bytes length;
-};
-
 class DmaApi {
  public:
   // `cpus`: how many vCPUs call it. `signals` wakes run_flush_timer(); without it nothing fires by time.
   DmaApi(RequesterId device, DmaSpace& space, MappingObserver& observer, const DmaApiOptions& options, unsigned cpus,
          SignalPort* signals = nullptr);
 
-  Task<DmaMapping> map(CpuPort& cpu, Gpa address, Bytes length, DmaDirection direction);
+  Task<DmaMapping> map(CpuPort& cpu, Gpa address, Bytes length, DmaDirection direction, DmaUse use = DmaUse::Streaming);
   // One contiguous IOVA range for the whole list, and one sync. Rejected, without effect: an empty piece.
-  Task<DmaMapping> map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions);
+  Task<DmaMapping> map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions,
+                                   DmaUse use = DmaUse::Streaming);
   // Exactly what one map returned. Rejected, without effect: it is not mapped. A space that cannot unmap (its status is
   // returned) keeps the addresses for ever: they would not be safe to hand out again.
   Task<DmaStatus> unmap(CpuPort& cpu, Iova address, Bytes length);
@@ -66,7 +61,7 @@ class DmaApi {
   // The same at addresses that the caller chose (a recorded driver), without the allocator. Segments follow one another
   // in IOVA space and are one driver-level map: one sync. A range that still waits for its flush is flushed first,
   // because the allocator would not have handed it out. Rejected, without effect: segments that leave gaps or are not
-  // whole pages within reach, or addresses in use.
+  // whole pages within reach, addresses in use, or a space that chooses addresses itself.
   Task<DmaStatus> map_at(CpuPort& cpu, std::vector<MapSegment> segments);
   // What one map_at made, several, or part of one. Rejected, without effect: not all of it is mapped that way.
   Task<DmaStatus> unmap_at(CpuPort& cpu, IovaRange range);
@@ -91,6 +86,7 @@ class DmaApi {
   [[nodiscard]] const IovaAllocator& allocator() const { return allocator_; }
   [[nodiscard]] bool is_lazy() const { return lazy_; }
   [[nodiscard]] bool is_identity() const { return space_.is_identity(); }
+  [[nodiscard]] bool chooses_addresses() const { return space_.chooses_addresses(); }
   [[nodiscard]] std::uint64_t waiting() const;  // ranges in flush queues that are not flushed yet
 
  private:
@@ -110,6 +106,8 @@ class DmaApi {
     SpinLock lock{"flush queue"};
   };
 
+  Task<DmaMapping> place(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use);
+  Task<DmaStatus> withdraw(CpuPort& cpu, Iova address, Bytes length);
   Task<DmaStatus> install(CpuPort& cpu, const std::vector<MapSegment>& segments, IovaRange range, IovaOwner owner);
   Task<DmaStatus> remove(CpuPort& cpu, IovaRange range, IovaOwner owner);
   Task<void> queue(CpuPort& cpu, UnmapGather gather, IovaOwner owner);
@@ -130,7 +128,8 @@ class DmaApi {
   DmaApiOptions options_;
   bool lazy_;
   IovaAllocator allocator_;
-  std::map<Iova, Live> live_;  // by first page; disjoint
+  std::map<Iova, Live> live_;          // by first page; disjoint
+  std::multimap<Iova, Bytes> placed_;  // where the space chooses addresses: by first byte, which buffers may share
   std::vector<std::unique_ptr<FlushQueue>> queues_;
   std::uint64_t flushes_begun_ = 0;
   std::uint64_t flushes_done_ = 0;

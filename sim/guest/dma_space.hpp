@@ -4,6 +4,9 @@
 //
 // One dma_map is: allocate an IOVA, map() for every physically contiguous segment, sync_map() once.
 // One dma_unmap is: unmap(), then sync() (strict), or flush_all() much later (lazy) before the IOVA may be used again.
+//
+// A space that chooses the addresses itself (bounce buffers, machine addresses, an aperture with an allocator of its
+// own) has place() and withdraw() instead; see PlacingSpace.
 #pragma once
 
 #include <cstdint>
@@ -36,9 +39,19 @@ struct MapSegment {
   Permissions permissions = kReadWrite;
 };
 
+// A piece of a scatterlist; any alignment. All but the first start, and all but the last end, on a page boundary.
+struct ScatterEntry {
+  Gpa address;
+  Bytes length;
+};
+
+// What a buffer is mapped for: one transfer, after which it is unmapped, or memory that CPU and device share as long as
+// it is mapped (rings, windows). Only spaces that copy buffers tell them apart.
+enum class DmaUse : std::uint8_t { Streaming, Coherent };
+
 enum class DmaStatus : std::uint8_t {
   Ok,
-  NoAddress,  // IOVA space exhausted
+  NoAddress,  // IOVA space exhausted, or no run of it is so long
   NoMemory,   // no page for a table
   Rejected,   // the range is in use, or the memory is not the guest's
 };
@@ -78,6 +91,43 @@ class DmaSpace {
   // The same for everything unmapped so far with Flush::Deferred; does not return freed tables.
   virtual Task<void> flush_all(CpuPort& cpu) = 0;
   virtual void reclaim_tables(const std::vector<std::uint64_t>& tables) = 0;
+
+  // True: the DMA API calls place() and withdraw(), none of the above but last_address(), and no observer: only the
+  // space knows which pages a buffer takes and when they are fenced.
+  [[nodiscard]] virtual bool chooses_addresses() const { return false; }
+  struct Placed {
+    DmaStatus status = DmaStatus::Rejected;
+    Iova address{};  // of the first byte; the others follow in the order of the list
+  };
+  virtual Task<Placed> place(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use);
+  // Exactly what one place() returned.
+  virtual Task<DmaStatus> withdraw(CpuPort& cpu, Iova address, Bytes length);
+};
+
+inline Task<DmaSpace::Placed> DmaSpace::place(CpuPort&, std::vector<ScatterEntry>, Permissions, DmaUse) {
+  co_return Placed{};
+}
+inline Task<DmaStatus> DmaSpace::withdraw(CpuPort&, Iova, Bytes) { co_return DmaStatus::Rejected; }
+
+// Base of the spaces that choose addresses themselves.
+class PlacingSpace : public DmaSpace {
+ public:
+  [[nodiscard]] bool chooses_addresses() const final { return true; }
+  [[nodiscard]] bool can_defer() const final { return false; }
+  Task<Placed> place(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use) override = 0;
+  Task<DmaStatus> withdraw(CpuPort& cpu, Iova address, Bytes length) override = 0;
+
+  Task<DmaStatus> map(CpuPort&, MapSegment) final { co_return DmaStatus::Rejected; }
+  Task<DmaStatus> sync_map(CpuPort&, IovaRange) final { co_return DmaStatus::Rejected; }
+  Task<UnmapGather> unmap(CpuPort&, IovaRange range, Flush) final {
+    UnmapGather gather;
+    gather.status = DmaStatus::Rejected;
+    gather.range = range;
+    co_return gather;
+  }
+  Task<void> sync(CpuPort&, UnmapGather) final { co_return; }
+  Task<void> flush_all(CpuPort&) final { co_return; }
+  void reclaim_tables(const std::vector<std::uint64_t>&) final {}
 };
 
 // Learns what software believes about its mappings, at the moments that matter. The warden is one. Takes no time.

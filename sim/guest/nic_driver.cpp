@@ -26,7 +26,7 @@ Task<std::optional<Iova>> NicDriver::map_ring(Bytes entry_size, DmaDirection rin
   const Bytes bytes = entry_size * setting_.ring_entries;
   const auto ring = pages_.allocate(order_for(bytes));
   if (!ring) co_return std::nullopt;
-  const DmaMapping mapped = co_await api_.map(cpu_, *ring, bytes, ring_direction);
+  const DmaMapping mapped = co_await api_.map(cpu_, *ring, bytes, ring_direction, DmaUse::Coherent);
   if (mapped.status != DmaStatus::Ok) co_return std::nullopt;
   co_return mapped.address;
 }

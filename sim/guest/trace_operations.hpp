@@ -13,7 +13,8 @@ namespace iommu::guest {
 
 // Whose IOVAs a replay uses. Recorded is exact under strict unmapping. Under lazy unmapping a kernel would not have
 // reused an address so soon, so addresses recorded under strict are only a choice that forces a flush at every reuse.
-enum class TraceAddresses : std::uint8_t { Recorded, Allocated };
+// OnePerSegment: for spaces that choose addresses themselves, which map each segment in a call of its own.
+enum class TraceAddresses : std::uint8_t { Recorded, Allocated, OnePerSegment };
 
 class TraceOperations final : public DriverOperations {
  public:
@@ -31,10 +32,12 @@ class TraceOperations final : public DriverOperations {
   };
   Task<std::vector<Iova>> map_recorded(CpuPort& cpu, Map call);
   Task<std::vector<Iova>> map_allocated(CpuPort& cpu, Map call);
+  Task<std::vector<Iova>> map_each(CpuPort& cpu, Map call);
+  Task<DmaStatus> remove(CpuPort& cpu, Mapped mapped);
 
   DmaApi& api_;
   TraceAddresses addresses_;
-  std::unordered_map<std::uint32_t, Mapped> live_;  // by map call
+  std::unordered_map<std::uint32_t, std::vector<Mapped>> live_;  // by map call
   std::uint64_t failures_ = 0;
 };
 

@@ -108,6 +108,11 @@ inline constexpr std::array kMetrics{
   MetricRow{"memory.reads",                 "1",   Better::Neither, Digits::Integer, Shown::InFiles, "Reads that the host memory served"},
   MetricRow{"memory.llc_hit_ratio",         "1",   Better::Higher,  Digits::Three,   Shown::InFiles, "Part of memory requests that hit the last-level cache"},
 
+  // Only where buffers are bounced.
+  MetricRow{"bounce.bytes_copied",   "B",      Better::Lower,   Digits::Integer, Shown::InFiles, "Bytes that were copied into and out of bounce buffers"},
+  MetricRow{"bounce.slots_most",     "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "Most slots of bounce buffers in use at once"},
+  MetricRow{"bounce.full",           "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "Maps that found no free run of slots"},
+
   // Only where a recorded trace was replayed.
   MetricRow{"trace.skipped",         "1",      Better::Lower,   Digits::Integer, Shown::Always,  "Trace lines dropped: classes the scenario excludes, DMA outside any live mapping"},
 
@@ -126,8 +131,9 @@ inline constexpr std::array<std::string_view, 8> kCommandKinds{
 inline constexpr std::array<std::string_view, 3> kWalkParts{"context", "stage1", "stage2"};
 inline constexpr std::array<std::string_view, 5> kCacheNames{
     "context", "stage1_tables", "stage2_tables", "stage2_leaves", "iotlb"};
-inline constexpr std::array<std::string_view, 8> kHypercallNames{
-    "query_capabilities", "init", "alloc_context", "free_context", "reattach_device", "map_pages", "unmap_pages", "flush"};
+inline constexpr std::array<std::string_view, 13> kHypercallNames{
+    "query_capabilities", "init", "alloc_context", "free_context", "reattach_device", "map_pages", "unmap_pages", "flush", "grant_map", "grant_unmap",
+    "put_tce", "put_tce_indirect", "stuff_tce"};
 inline constexpr std::array<std::string_view, 3> kExitNames{"doorbell", "register", "device_model"};
 inline constexpr std::array<std::string_view, 3> kWaitNames{"locks", "fences", "idle"};
 inline constexpr auto kCostKeys = [] {

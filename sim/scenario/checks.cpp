@@ -107,6 +107,16 @@ void check_domains(const Scenario& s, const Complain& complain) {
   }
 }
 
+void check_bounce_pool(const Scenario& s, const StrategySetting& strategy, const std::string& path,
+                       const Complain& complain) {
+  if (!std::has_single_bit(strategy.pool_size.value())) complain(path + ".pool_size", "expected a power of two");
+  for (const DomainSetting& domain : s.domains)
+    if (strategy.pool_size + kGuestReserve > domain.memory)
+      complain(path + ".pool_size", "a pool of " + size_text(strategy.pool_size) + " does not fit into the " +
+                                        size_text(domain.memory) + " of domain '" + domain.name + "' (it keeps " +
+                                        size_text(kGuestReserve) + " for itself)");
+}
+
 void check_strategies(Scenario& s, const Complain& complain) {
   std::set<std::string> labels;
   for (std::size_t i = 0; i < s.strategies.size(); ++i) {
@@ -119,6 +129,7 @@ void check_strategies(Scenario& s, const Complain& complain) {
     if (strategy.deferred_flush && !any_lazy)
       complain(at_index("strategies", i, "deferred_flush"),
                "needs a guest that defers: no domain has dma_api.policy: lazy");
+    if (strategy.kind == StrategyKind::Swiotlb) check_bounce_pool(s, strategy, at_index("strategies", i), complain);
   }
   std::set<std::string> families;
   for (std::size_t i = 0; i < s.families.size(); ++i)

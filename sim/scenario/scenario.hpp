@@ -300,7 +300,7 @@ struct DeviceSetting {
 
 // Strategies ----------------------------------------------------------------------------------------------------------
 
-enum class StrategyKind : std::uint8_t { Passthrough, PvIommu, Nested, EmulatedViommu };
+enum class StrategyKind : std::uint8_t { Passthrough, Swiotlb, Grants, PvIommu, Nested, EmulatedViommu };
 // Who answers a trapped access: Xen itself, or a user-space device model behind it.
 enum class TrapTarget : std::uint8_t { Xen, DeviceModel };
 
@@ -317,6 +317,9 @@ struct StrategySetting {
   TrapTarget doorbell = TrapTarget::Xen;
   // EmulatedViommu
   TrapTarget placement = TrapTarget::Xen;
+  // Swiotlb
+  Bytes pool_size = 64_MiB;            // of the guest's memory
+  std::optional<std::uint64_t> areas;  // of the pool, each with a lock; nullopt: one a vCPU
 };
 
 // Scenario ------------------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ namespace {
 
 constexpr auto kAnyTime = Picoseconds(1'000'000'000'000'000);  // 1000 s: longer than any simulation
 
-const Words<StrategyKind> kStrategyWords{{"passthrough", StrategyKind::Passthrough},
-                                         {"pv_iommu", StrategyKind::PvIommu},
-                                         {"nested", StrategyKind::Nested},
-                                         {"emulated_viommu", StrategyKind::EmulatedViommu}};
+const Words<StrategyKind> kStrategyWords{
+    {"passthrough", StrategyKind::Passthrough}, {"swiotlb", StrategyKind::Swiotlb},
+    {"grants", StrategyKind::Grants},           {"pv_iommu", StrategyKind::PvIommu},
+    {"nested", StrategyKind::Nested},           {"emulated_viommu", StrategyKind::EmulatedViommu}};
 const Words<WorkloadKind> kWorkloadWords{
     {"nic", WorkloadKind::Nic}, {"random_dma", WorkloadKind::RandomDma}, {"trace", WorkloadKind::Trace}};
 const Words<TrapTarget> kTrapWords{{"xen", TrapTarget::Xen}, {"device_model", TrapTarget::DeviceModel}};
@@ -326,7 +326,12 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
        K::defaulted("doorbell", at(&S::doorbell), word_type<TrapTarget>(kTrapWords),
                     "who answers the trapped doorbell of the guest's command ring", "nested"),
        K::defaulted("placement", at(&S::placement), word_type<TrapTarget>(kTrapWords), "where the unit is emulated",
-                    "emulated_viommu")}};
+                    "emulated_viommu"),
+       K::defaulted("pool_size", at(&S::pool_size), size_type(256_KiB, 1_GiB),
+                    "bounce buffers of the guest; a power of two", "swiotlb"),
+       K::optional("areas", at(&S::areas), count_type({.minimum = 1, .maximum = 4096}),
+                   "parts of the pool that have a lock each, rounded up to a power of two; one a vCPU unless given",
+                   "swiotlb")}};
   return kSchema;
 }
 

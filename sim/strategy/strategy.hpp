@@ -5,6 +5,8 @@
 //
 // | strategy        | tables the device walks                 | map              | unmap                              |
 // | passthrough     | context 0: guest-physical addresses     | nothing          | nothing                            |
+// | swiotlb         | context 0: guest-physical addresses     | copy into a pool | copy back                          |
+// | grants          | a driver domain's context 0, dfn = mfn  | one hypercall    | one hypercall, a flush a page      |
 // | pv_iommu        | Xen's, one stage, one context a device  | one hypercall    | one hypercall with its flush       |
 // | nested          | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped doorbell, Xen forwards     |
 // | emulated_viommu | Xen's shadow of the guest's tables      | trapped doorbell | trapped doorbell                   |
@@ -13,8 +15,11 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "sim/base/cpu_port.hpp"
 #include "sim/base/task.hpp"
@@ -39,6 +44,9 @@ struct StrategyOptions {
   std::uint32_t max_contexts = 128;
   // nested, emulated_viommu: who answers the trapped accesses.
   xen::TrapTarget trap_target = xen::TrapTarget::Xen;
+  // swiotlb: a power of two; at most so many areas, one a CPU.
+  Bytes pool_size = 64_MiB;
+  std::uint64_t areas = 1;
 };
 
 // What a strategy is built on; all outlives it.
@@ -50,6 +58,14 @@ struct StrategyEnvironment {
   const FamilyDescriptor& family;
   UnitFeatures host;  // of the physical unit
   StrategyOptions options;
+  // What spaces that choose addresses themselves tell of their mappings.
+  guest::MappingObserver& observer;
+};
+
+struct BounceCounters {
+  std::uint64_t bytes_copied = 0;  // both ways
+  std::uint64_t most_slots = 0;    // in use at once
+  std::uint64_t full = 0;          // maps that found no run of free slots
 };
 
 struct StrategyCounters {
@@ -60,6 +76,14 @@ struct StrategyCounters {
   std::uint64_t shadow_resyncs = 0;  // whole address spaces compared
   std::uint64_t refused_scans = 0;   // guest tables too large to be honest: their device is blocked
   xen::InvalidationCounters guest;   // what the guest asked of its virtual unit
+  std::optional<BounceCounters> bounce{};
+  // Beside iommu_op's, by name.
+  std::vector<std::pair<std::string_view, std::uint64_t>> hypercalls{};
+  [[nodiscard]] std::uint64_t other_hypercalls() const {
+    std::uint64_t sum = 0;
+    for (const auto& [name, count] : hypercalls) sum += count;
+    return sum;
+  }
 };
 
 class DmaStrategy {
@@ -95,10 +119,12 @@ struct StrategyDescriptor {
 };
 
 extern const StrategyDescriptor kPassthrough;
+extern const StrategyDescriptor kSwiotlb;
+extern const StrategyDescriptor kGrants;
 extern const StrategyDescriptor kPvIommu;
 extern const StrategyDescriptor kNested;
 extern const StrategyDescriptor kEmulatedViommu;
-inline constexpr std::array kStrategies{&kPassthrough, &kPvIommu, &kNested, &kEmulatedViommu};
+inline constexpr std::array kStrategies{&kPassthrough, &kSwiotlb, &kGrants, &kPvIommu, &kNested, &kEmulatedViommu};
 
 // nullptr: no strategy has this name.
 [[nodiscard]] const StrategyDescriptor* find_strategy(std::string_view name);

@@ -39,12 +39,12 @@ ON_STRATEGIES(Translating, kTranslating);
 
 // Kills: a wrong frame, an offset lost, a page too many or too few.
 TEST_P(AnyStrategy, AMappedBufferIsReachedAtItsFrames) {
-  Machine m(family(), strategy());
+  Machine m(family(), strategy(), plain());
   Machine::Device& nic = m.attach(kNic);
   const DmaMapping mapped = m.map(nic, kBuffer + 0x10_B, 12_KiB);
   ASSERT_EQ(mapped.status, DmaStatus::Ok);
   for (const Bytes offset : {0_B, 0xfec_B, 0xff0_B, 8_KiB, 12_KiB - 4_B}) {
-    const auto expected = m.host_address(kBuffer + 0x10_B + offset);
+    const auto expected = m.target(mapped.address + offset, kBuffer + 0x10_B + offset);
     EXPECT_EQ(m.dma(kNic, mapped.address + offset, Access::Read), expected);
     EXPECT_EQ(m.dma(kNic, mapped.address + offset, Access::Write), expected);
   }
@@ -58,7 +58,7 @@ TEST_P(AnyStrategy, NothingOutsideTheGuestIsReached) {
   m.attach(kNic);
   for (const std::uint64_t page : {0x0ULL, 0x800ULL, 0xfffULL, 0x1000ULL, 0x1001ULL, 0x3000ULL, 0xffffffffULL}) {
     const auto reached = m.dma(kNic, Dfn(page).address());
-    if (is(kPassthrough) && page < Machine::kGuestMemory.value() >> kPageLg2)
+    if ((is(kPassthrough) || is(kSwiotlb)) && page < Machine::kGuestMemory.value() >> kPageLg2)
       EXPECT_EQ(reached, m.host_address(Gfn(page).address()));
     else
       EXPECT_EQ(reached, std::nullopt) << page;

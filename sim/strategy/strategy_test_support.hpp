@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -210,6 +211,7 @@ using WrapSpace = std::function<std::unique_ptr<guest::DmaSpace>(guest::DmaSpace
 class Machine {
  public:
   static constexpr Bytes kGuestMemory = 16_MiB;
+  static constexpr Bytes kPool = 1_MiB;     // of bounce buffers, at most
   static constexpr Gfn kKernelPages{2048};  // the kernel's own from here on; below: buffers
 
   struct Device {
@@ -223,6 +225,7 @@ class Machine {
       : options_(options),
         family_(family),
         host_driver_(strategy.host_driver(options.host)),
+        copies_(&strategy == &kSwiotlb),
         pages(kKernelPages, options.kernel_pages),
         unit(family, host_driver_.features, host),
         xen(host, frames_, {.seed = 5}),
@@ -236,7 +239,8 @@ class Machine {
     other = xen.create_domain({.name = "other", .memory = 1_MiB});
     for (const RequesterId device : {kNic, kDisk})
       EXPECT_EQ(xen.assign_device(cpu, *domain, {.requester = device}).run(), xen::Errno::Ok);
-    strategy_ = strategy.make({xen, hypercall, *domain, pages, family, options.host, options.strategy});
+    options_.strategy.pool_size = std::min(options_.strategy.pool_size, kPool);
+    strategy_ = strategy.make({xen, hypercall, *domain, pages, family, options.host, options_.strategy, warden});
   }
   ~Machine() { EXPECT_FALSE(cpu.would_block()) << "somebody waits for a lock or a fence that never comes"; }
   Machine(const Machine&) = delete;
@@ -292,6 +296,10 @@ class Machine {
     return translation == nullptr ? std::nullopt : std::optional(translation->address);
   }
   [[nodiscard]] std::optional<Hpa> host_address(Gpa address) const { return domain->memory.translate(address); }
+  // Where the device finds a byte of a buffer: in the buffer, or in the bounce buffer that it uses instead.
+  [[nodiscard]] std::optional<Hpa> target(Iova address, Gpa buffer) const {
+    return host_address(copies_ ? Gpa(address.value()) : buffer);
+  }
   // Whether machine memory belongs to the guest.
   [[nodiscard]] bool is_guests(Hpa address) const {
     for (const xen::P2mExtent& extent : domain->p2m.extents())
@@ -311,6 +319,7 @@ class Machine {
   MachineOptions options_;
   const FamilyDescriptor& family_;
   DriverOptions host_driver_;
+  bool copies_;
   FrameAllocator frames_{Mfn(0x1000), 0x10000};
   bool started_ = false;
 
@@ -388,6 +397,12 @@ class OnPairs : public testing::TestWithParam<Pair> {
   [[nodiscard]] static const StrategyDescriptor& strategy() { return *std::get<0>(GetParam()); }
   [[nodiscard]] static const FamilyDescriptor& family() { return *std::get<1>(GetParam()); }
   [[nodiscard]] static bool is(const StrategyDescriptor& which) { return &strategy() == &which; }
+  // Guest frames and machine frames differ; where a buffer's machine frames must follow one another, they do.
+  static MachineOptions plain() {
+    MachineOptions options;
+    if (is(kGrants)) options.backing = xen::Backing::Contiguous;
+    return options;
+  }
   // Deferred flushing on, where that is an option.
   static MachineOptions lazy(std::uint32_t entries = 250) {
     return {.strategy = {.deferred_flush = true}, .unmapping = guest::Unmapping::Lazy, .flush_queue_entries = entries};

@@ -30,7 +30,7 @@ void Warden::Ages::add(Picoseconds age) {
 }
 
 void Warden::add_device(RequesterId device, const FrameMap& frames, Addressing addressing) {
-  devices_[device] = Device{&frames, addressing, {}};
+  devices_[device] = Device{&frames, addressing, {}, {}, {}};
 }
 
 void Warden::add_sibling(RequesterId device, RequesterId other) { siblings_[device] = other; }
@@ -55,7 +55,10 @@ void Warden::on_map_called(Picoseconds, RequesterId device, guest::MapSegment se
   for (std::uint64_t i = 0; i < segment.length.value() >> kPageLg2; ++i) {
     const auto frame = known->frames->memory_frame(Gfn(segment.address) + i);
     if (!frame) continue;  // not the guest's memory: no DMA through this page is legitimate
-    known->pages[Dfn(segment.iova) + i] = {State::Mapping, segment.permissions, *frame, {}};
+    const auto [page, is_new] = known->pages.try_emplace(Dfn(segment.iova) + i);
+    if (!is_new && page->second.state == State::AwaitingFence)
+      known->former.emplace(page->first, Former{page->second.permissions, page->second.frame, page->second.unmapped});
+    page->second = {State::Mapping, segment.permissions, *frame, {}};
   }
 }
 
@@ -82,6 +85,9 @@ void Warden::on_fenced(Picoseconds now, RequesterId device, guest::IovaRange ran
   Device* known = find(device);
   if (known == nullptr) return;
   for (std::uint64_t i = 0; i < range.pages(); ++i) {
+    const auto [begin, end] = known->former.equal_range(Dfn(range.first) + i);
+    for (auto former = begin; former != end; ++former) exposure_.add(now - former->second.unmapped);
+    known->former.erase(begin, end);
     const auto page = known->pages.find(Dfn(range.first) + i);
     if (page == known->pages.end() || page->second.state != State::AwaitingFence) continue;
     exposure_.add(now - page->second.unmapped);
@@ -111,6 +117,8 @@ void Warden::check_page(Picoseconds now, Device& device, const Violation& where)
     if (*frame != Mfn(where.target)) violate(device, where, ViolationKind::WrongFrame);
     return;
   }
+  if (!device.former.empty())
+    if (const Former* former = find_former(device, where)) return stale_.add(now - former->unmapped);
   const auto found = device.pages.find(Dfn(where.address));
   if (found == device.pages.end()) return violate(device, where, ViolationKind::NotMapped);
   const Page& page = found->second;
@@ -123,6 +131,16 @@ void Warden::violate(const Device& device, const Violation& violation, Violation
   if (!device.is_foreign) return violate(violation, kind);
   ++strayed_;
   if (device.is_foreign(Mfn(violation.target))) ++foreign_;
+}
+
+const Warden::Former* Warden::find_former(const Device& device, const Violation& where) {
+  const auto now = device.pages.find(Dfn(where.address));
+  if (now != device.pages.end() && now->second.frame == Mfn(where.target)) return nullptr;
+  const auto [begin, end] = device.former.equal_range(Dfn(where.address));
+  const auto found = std::find_if(begin, end, [&](const auto& former) {
+    return former.second.frame == Mfn(where.target) && former.second.permissions.allow(where.access);
+  });
+  return found == end ? nullptr : &found->second;
 }
 
 void Warden::violate(Violation violation, ViolationKind kind) {

@@ -5,7 +5,8 @@
 // A page is free; or being mapped (the tables may show it already, the device may use it); or mapped to one machine
 // frame with permissions; or unmapped and awaiting its fence. A DMA to an awaiting page is *stale*: the hazard that
 // deferred invalidation leaves open. A DMA to a free page, to another frame, or without permission is a *violation*:
-// somebody's bug, and the run must fail.
+// somebody's bug, and the run must fail. Software that invalidates late may map a page anew before its fence: DMA that
+// still reaches the frame of an earlier mapping is stale until that fence.
 #pragma once
 
 #include <cstdint>
@@ -106,10 +107,17 @@ class Warden final : public DmaObserver, public guest::MappingObserver {
     Mfn frame;
     Picoseconds unmapped;
   };
+  // An earlier mapping of a page that is mapped anew before its fence.
+  struct Former {
+    Permissions permissions;
+    Mfn frame;
+    Picoseconds unmapped;
+  };
   struct Device {
     const FrameMap* frames = nullptr;
     Addressing addressing = Addressing::Mapped;
     std::unordered_map<Dfn, Page> pages;
+    std::unordered_multimap<Dfn, Former> former;
     IsForeign is_foreign{};  // empty: nothing is tolerated
   };
   struct Ages {
@@ -119,6 +127,8 @@ class Warden final : public DmaObserver, public guest::MappingObserver {
     void add(Picoseconds age);
   };
   void check_page(Picoseconds now, Device& device, const Violation& where);
+  // A former mapping that allows it; null: there is none.
+  [[nodiscard]] static const Former* find_former(const Device& device, const Violation& where);
   void violate(const Device& device, const Violation& violation, ViolationKind kind);
   void violate(Violation violation, ViolationKind kind);
   Device* find(RequesterId device);

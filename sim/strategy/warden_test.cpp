@@ -229,6 +229,30 @@ TEST_F(WardenTest, AResetKeepsWhatIsMappedAndWhatWentWrong) {
   EXPECT_EQ(report.exposure_max, 3_ns);
 }
 
+// Software that invalidates late maps anew what it has not fenced. Kills: a former frame that is a violation before the
+// fence, or none after it; one that excuses other frames or rights; a new mapping judged by the former's age; a fence
+// that ends the new mapping.
+TEST_F(WardenTest, AFrameOfAFormerMappingIsStaleUntilItsFence) {
+  map(0_ns, 10, 5, 1, kReadOnly);
+  warden_.on_unmap_called(10_ns, kNic, pages(10, 1));
+  map(20_ns, 10, 6);
+  dma(25_ns, 10, 0x106);
+  EXPECT_EQ(warden_.report().stale, 0U);
+  dma(30_ns, 10, 0x105);
+  EXPECT_EQ(warden_.report().stale, 1U);
+  EXPECT_EQ(warden_.report().stale_age_max, 20_ns);
+  EXPECT_EQ(warden_.report().violations, 0U);
+  dma(31_ns, 10, 0x105, Access::Write);
+  dma(32_ns, 10, 0x107);
+  EXPECT_EQ(warden_.report().violations, 2U);
+  warden_.on_fenced(40_ns, kNic, pages(10, 1));
+  EXPECT_EQ(warden_.report().exposure_max, 30_ns);
+  dma(41_ns, 10, 0x106, Access::Write);
+  EXPECT_EQ(warden_.report().violations, 2U);
+  dma(42_ns, 10, 0x105);
+  EXPECT_EQ(warden_.report().violations, 3U);
+}
+
 // Software that cheats
 // --------------------------------------------------------------------------------------------------
 

@@ -322,6 +322,22 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
   co_return status;
 }
 
+// DEVIATION(grants-002): new rights take two writes at one instant, where Xen overwrites the entry.
+Task<Errno> Hypervisor::set_identity_page(CpuPort& cpu, Domain& domain, IoContext& context, Mfn frame,
+                                          std::optional<Permissions> permissions) {
+  co_await cpu.acquire(context.lock);
+  const std::uint64_t at = frame.address().value();
+  TableEdit edit;
+  if (context.table->lookup(at)) edit = context.table->unmap(at, kPageSize, ReclaimTables::WhenCovered);
+  if (permissions) edit.merge(context.table->map({.input = at, .output = at, .permissions = *permissions}));
+  const Errno status = to_errno(edit.status);
+  co_await cpu.charge(CostId::TableRead, context.table->root().top_level + 1U);
+  co_await charge_edit(cpu, edit);
+  co_await flush_edit(cpu, domain, context, bytes_of(Dfn(frame.value()), 1), edit);
+  cpu.release(context.lock);
+  co_return status;
+}
+
 // Invalidation --------------------------------------------------------------------------------------------------------
 
 bool Hypervisor::needs_flush(const TableEdit& edit) const {

@@ -21,6 +21,7 @@ enum class Errno : std::int32_t {
   NoDevice = -19,             // ENODEV
   Invalid = -22,              // EINVAL
   NoSpace = -28,              // ENOSPC
+  NotImplemented = -38,       // ENOSYS
   Unsupported = -95,          // EOPNOTSUPP
   AddressInUse = -98,         // EADDRINUSE
   AddressNotAvailable = -99,  // EADDRNOTAVAIL

@@ -160,6 +160,9 @@ class Hypervisor {
   };
   Task<Errno> replace_pages(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> removed,
                             std::vector<Piece> added);
+  // Points the page at a machine frame's own address (dfn = mfn) at that frame, or at nothing, with its own flush.
+  Task<Errno> set_identity_page(CpuPort& cpu, Domain& domain, IoContext& context, Mfn frame,
+                                std::optional<Permissions> permissions);
   // Charges the steps of an edit.
   Task<void> charge_edit(CpuPort& cpu, const TableEdit& edit);
 
@@ -168,6 +171,9 @@ class Hypervisor {
   [[nodiscard]] bool uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const;
   // References that contexts hold on machine frames.
   [[nodiscard]] const PageReferences& references() const { return references_; }
+  // Of those who map by other ways than contexts (grants).
+  void take_reference(Mfn frame) { references_.take(frame); }
+  void drop_reference(Mfn frame) { references_.drop(frame); }
   [[nodiscard]] HostTableMemory& heap() { return heap_; }
   [[nodiscard]] FrameAllocator& frames() { return frames_; }
   [[nodiscard]] HostMemory& memory() { return memory_; }
