@@ -14,4 +14,7 @@ namespace iommu {
 // Null when there is no family of that name.
 [[nodiscard]] const FamilyDescriptor* find_family(std::string_view name);
 
+// A family, or hardware that only one strategy runs on and that is compared with no family. Null when there is neither.
+[[nodiscard]] const FamilyDescriptor* find_unit(std::string_view name);
+
 }  // namespace iommu

@@ -122,7 +122,7 @@ class Measurement {
 
 RunResult run_one(const scenario::Scenario& scenario, const scenario::RunSelection& selection,
                   const RunOptions& options, const ProgressFn& progress) {
-  const FamilyDescriptor* family = find_family(selection.family);
+  const FamilyDescriptor* family = find_unit(selection.family);
   if (family == nullptr) throw std::runtime_error("there is no family '" + selection.family + "'");
   const Bystanders before = make_bystanders(options.shuffle, "before");
   Machine machine(scenario, scenario.strategies[selection.strategy], *family);

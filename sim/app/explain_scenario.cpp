@@ -69,7 +69,7 @@ Choice choose(const ExplainArguments& a, const scenario::Variation& variation) {
   c.strategy = choose(a.strategy, strategies, "--strategy", "strategy");
   c.device = choose(a.device, devices, "--device", "device");
   const std::string family = a.family.value_or(s.families.front());
-  c.family = find_family(family);
+  c.family = find_unit(family);
   if (c.family == nullptr)
     throw ScenarioError(
         {fmt::format("--family: unknown family '{}'{}", family.substr(0, 60), did_you_mean(family, known))});

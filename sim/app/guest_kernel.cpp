@@ -43,7 +43,11 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
           .max_contexts = static_cast<std::uint32_t>(strategy.max_contexts),
           .trap_target = trap_target(strategy),
           .pool_size = strategy.pool_size,
-          .areas = strategy.areas.value_or(setting_.vcpus)};
+          .areas = strategy.areas.value_or(setting_.vcpus),
+          .table_owner = strategy.tables == scenario::TableOwner::Kernel ? strategy::TableOwner::Kernel
+                                                                         : strategy::TableOwner::Hypervisor,
+          .flush_at = strategy.flush == scenario::ApertureFlush::Wrap ? strategy::ApertureFlush::Wrap
+                                                                      : strategy::ApertureFlush::Map};
 }
 
 guest::DmaApiOptions Guest::dma_api_options() const {

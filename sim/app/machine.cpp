@@ -2,6 +2,7 @@
 #include "sim/app/machine.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <utility>
 
@@ -16,13 +17,22 @@ constexpr std::uint64_t kFirstFrame = 256;
 
 std::uint64_t frames_of(Bytes size) { return (size.value() >> kPageLg2) - kFirstFrame; }
 
-xen::DomainSetting domain_setting(const scenario::DomainSetting& d) {
+// What the strategy asks of the unit beside what the platform has.
+UnitFeatures features_for(const scenario::Scenario& scenario, const scenario::StrategySetting& strategy) {
+  UnitFeatures features = unit_features(scenario.platform.iommu);
+  const Bytes aperture = strategy.kind == scenario::StrategyKind::Gart ? strategy.aperture : strategy.window;
+  features.aperture_lg2 = static_cast<unsigned>(std::bit_width(aperture.value()) - 1);
+  return features;
+}
+
+xen::DomainSetting domain_setting(const scenario::DomainSetting& d, xen::DefaultContext default_context) {
   xen::DomainSetting setting;
   setting.name = d.name;
   setting.memory = d.memory;
   setting.backing =
       d.p2m.layout == scenario::P2mLayout::Contiguous ? xen::Backing::Contiguous : xen::Backing::Fragmented;
   setting.page_lg2 = static_cast<unsigned>(std::bit_width(d.p2m.page_size.value()) - 1);
+  setting.default_context = default_context;
   return setting;
 }
 
@@ -46,7 +56,7 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
     : scenario_(scenario),
       strategy_(strategy),
       family_(family),
-      host_driver_(strategy_of(strategy.kind).host_driver(unit_features(scenario.platform.iommu))),
+      host_driver_(strategy_of(strategy.kind).host_driver(features_for(scenario, strategy))),
       engine_("engine"),
       host_(scenario.platform.memory.size.value),
       memory_(engine_.calendar(), host_, memory_parameters(scenario.platform.memory)),
@@ -148,7 +158,8 @@ Task<std::string> Machine::bring_up() {
   std::vector<std::vector<Vcpu*>> cpus;
   for (const scenario::DomainSetting& domain : scenario_.domains) cpus.push_back(add_vcpus(domain.vcpus));
   for (std::size_t i = 0; i < scenario_.domains.size(); ++i) {
-    xen::Domain* domain = xen_->create_domain(domain_setting(scenario_.domains[i]));
+    xen::Domain* domain =
+        xen_->create_domain(domain_setting(scenario_.domains[i], strategy_of(strategy_.kind).default_context));
     if (domain == nullptr)
       co_return "domain '" + scenario_.domains[i].name + "': not enough host memory, or no domain tag left";
     guests_.push_back(
@@ -159,7 +170,7 @@ Task<std::string> Machine::bring_up() {
                                                  .xen = *xen_,
                                                  .hypercall = *hypercall_,
                                                  .family = family_,
-                                                 .host = unit_features(scenario_.platform.iommu),
+                                                 .host = features_for(scenario_, strategy_),
                                                  .seed = scenario_.seed,
                                                  .doorbell_latency = scenario_.platform.pcie.propagation.value},
                                 scenario_.domains[i], strategy_, *domain, std::move(cpus[i])));
@@ -286,7 +297,7 @@ MemoryCounts Machine::memory_counts() const {
 
 Histogram Machine::fence_wait() const {
   Histogram sum;
-  for (std::size_t u = 0; u < xen_->units(); ++u) sum.merge(xen_->unit(u).queue().counters().fence_wait);
+  for (std::size_t u = 0; u < xen_->units(); ++u) sum.merge(xen_->unit(u).fence_wait());
   return sum;
 }
 

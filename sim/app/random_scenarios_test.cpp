@@ -100,9 +100,16 @@ class RandomScenario {
     const bool defers = is_lazy_ && rng_.chance(0.5);
     return "strategies: [passthrough, {kind: swiotlb, pool_size: " + any({"256 KiB", "2 MiB", "8 MiB"}) +
            (rng_.chance(0.5) ? ", areas: " + any({"1", "3", "8"}) : "") +
-           "}, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) + ", superpages: " + any({"true", "false"}) +
-           (defers ? ", deferred_flush: true" : "") + "}, {kind: nested, doorbell: " + any({"xen", "device_model"}) +
-           "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}]\n";
+           "}, grants, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) +
+           ", superpages: " + any({"true", "false"}) + (defers ? ", deferred_flush: true" : "") +
+           "}, {kind: nested, doorbell: " + any({"xen", "device_model"}) +
+           "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" +
+           (guests_ == 1 ? flat_tables() : "") + "]\n";
+  }
+  // Guests cannot share their tables, and these guests share buses.
+  std::string flat_tables() {
+    return ", {kind: tce, tables: " + any({"hypervisor", "kernel"}) + ", window: " + any({"32 MiB", "4 GiB"}) +
+           "}, {kind: gart, flush: " + any({"map", "wrap"}) + ", aperture: " + any({"32 MiB", "128 MiB"}) + "}";
   }
   std::string families_key() {
     std::string list;

@@ -117,6 +117,20 @@ void check_bounce_pool(const Scenario& s, const StrategySetting& strategy, const
                                         size_text(kGuestReserve) + " for itself)");
 }
 
+// One table for all devices of a bus, or of the machine: whoever shares it shares a kernel.
+void check_flat_table(const Scenario& s, const StrategySetting& strategy, const std::string& path,
+                      const Complain& complain) {
+  const bool is_gart = strategy.kind == StrategyKind::Gart;
+  const Bytes size = is_gart ? strategy.aperture : strategy.window;
+  if (!std::has_single_bit(size.value()))
+    complain(path + (is_gart ? ".aperture" : ".window"), "expected a power of two");
+  if (is_gart && s.domains.size() != 1) complain(path, "one aperture serves one kernel; there are several domains");
+  for (const DeviceSetting& a : s.devices)
+    for (const DeviceSetting& b : s.devices)
+      if (a.bdf < b.bdf && a.bdf.bus() == b.bdf.bus() && a.domain != b.domain)
+        complain(path, "devices '" + a.name + "' and '" + b.name + "' share a bus, and so a table, but no domain");
+}
+
 void check_strategies(Scenario& s, const Complain& complain) {
   std::set<std::string> labels;
   for (std::size_t i = 0; i < s.strategies.size(); ++i) {
@@ -129,6 +143,7 @@ void check_strategies(Scenario& s, const Complain& complain) {
     if (strategy.deferred_flush && !any_lazy)
       complain(at_index("strategies", i, "deferred_flush"),
                "needs a guest that defers: no domain has dma_api.policy: lazy");
+    if (!own_unit(strategy.kind).empty()) check_flat_table(s, strategy, at_index("strategies", i), complain);
     if (strategy.kind == StrategyKind::Swiotlb) check_bounce_pool(s, strategy, at_index("strategies", i), complain);
   }
   std::set<std::string> families;

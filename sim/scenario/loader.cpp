@@ -336,8 +336,12 @@ std::vector<PlannedRun> plan_runs(const LoadedScenario& loaded) {
     const Variation& variation = loaded.variations[v];
     for (const std::string& family : variation.scenario.families)
       for (std::size_t s = 0; s < variation.scenario.strategies.size(); ++s) {
-        PlannedRun run{v, {.strategy = s, .family = family, .labels = {}}};
-        run.selection.labels = {{"strategy", variation.scenario.strategies[s].label}, {"family", family}};
+        // What has hardware of its own runs once, and says on what.
+        const std::string own = own_unit(variation.scenario.strategies[s].kind);
+        if (!own.empty() && family != variation.scenario.families.front()) continue;
+        const std::string& unit = own.empty() ? family : own;
+        PlannedRun run{v, {.strategy = s, .family = unit, .labels = {}}};
+        run.selection.labels = {{"strategy", variation.scenario.strategies[s].label}, {"family", unit}};
         run.selection.labels.insert(run.selection.labels.end(), variation.labels.begin(), variation.labels.end());
         runs.push_back(std::move(run));
       }

@@ -300,9 +300,11 @@ struct DeviceSetting {
 
 // Strategies ----------------------------------------------------------------------------------------------------------
 
-enum class StrategyKind : std::uint8_t { Passthrough, Swiotlb, Grants, PvIommu, Nested, EmulatedViommu };
+enum class StrategyKind : std::uint8_t { Passthrough, Swiotlb, Grants, PvIommu, Nested, EmulatedViommu, Tce, Gart };
 // Who answers a trapped access: Xen itself, or a user-space device model behind it.
 enum class TrapTarget : std::uint8_t { Xen, DeviceModel };
+enum class TableOwner : std::uint8_t { Hypervisor, Kernel };
+enum class ApertureFlush : std::uint8_t { Map, Wrap };
 
 struct StrategySetting {
   StrategyKind kind = StrategyKind::Passthrough;
@@ -320,6 +322,12 @@ struct StrategySetting {
   // Swiotlb
   Bytes pool_size = 64_MiB;            // of the guest's memory
   std::optional<std::uint64_t> areas;  // of the pool, each with a lock; nullopt: one a vCPU
+  // Tce
+  TableOwner tables = TableOwner::Hypervisor;
+  Bytes window{1ULL << 32};
+  // Gart
+  Bytes aperture = 64_MiB;
+  ApertureFlush flush = ApertureFlush::Map;
 };
 
 // Scenario ------------------------------------------------------------------------------------------------------------

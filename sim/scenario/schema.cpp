@@ -9,10 +9,14 @@ namespace {
 
 constexpr auto kAnyTime = Picoseconds(1'000'000'000'000'000);  // 1000 s: longer than any simulation
 
-const Words<StrategyKind> kStrategyWords{
-    {"passthrough", StrategyKind::Passthrough}, {"swiotlb", StrategyKind::Swiotlb},
-    {"grants", StrategyKind::Grants},           {"pv_iommu", StrategyKind::PvIommu},
-    {"nested", StrategyKind::Nested},           {"emulated_viommu", StrategyKind::EmulatedViommu}};
+const Words<StrategyKind> kStrategyWords{{"passthrough", StrategyKind::Passthrough},
+                                         {"swiotlb", StrategyKind::Swiotlb},
+                                         {"grants", StrategyKind::Grants},
+                                         {"pv_iommu", StrategyKind::PvIommu},
+                                         {"nested", StrategyKind::Nested},
+                                         {"emulated_viommu", StrategyKind::EmulatedViommu},
+                                         {"tce", StrategyKind::Tce},
+                                         {"gart", StrategyKind::Gart}};
 const Words<WorkloadKind> kWorkloadWords{
     {"nic", WorkloadKind::Nic}, {"random_dma", WorkloadKind::RandomDma}, {"trace", WorkloadKind::Trace}};
 const Words<TrapTarget> kTrapWords{{"xen", TrapTarget::Xen}, {"device_model", TrapTarget::DeviceModel}};
@@ -331,7 +335,18 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
                     "bounce buffers of the guest; a power of two", "swiotlb"),
        K::optional("areas", at(&S::areas), count_type({.minimum = 1, .maximum = 4096}),
                    "parts of the pool that have a lock each, rounded up to a power of two; one a vCPU unless given",
-                   "swiotlb")}};
+                   "swiotlb"),
+       K::defaulted("tables", at(&S::tables),
+                    word_type<TableOwner>({{"hypervisor", TableOwner::Hypervisor}, {"kernel", TableOwner::Kernel}}),
+                    "who writes them: the hypervisor by calls, or the bare machine's kernel, which flushes on wrap",
+                    "tce"),
+       K::defaulted("window", at(&S::window), size_type(32_MiB, Bytes(1ULL << 32)),
+                    "addresses that the table of a bus translates; a power of two", "tce"),
+       K::defaulted("aperture", at(&S::aperture), size_type(32_MiB, Bytes(1ULL << 31)),
+                    "addresses that are translated; a power of two", "gart"),
+       K::defaulted("flush", at(&S::flush),
+                    word_type<ApertureFlush>({{"map", ApertureFlush::Map}, {"wrap", ApertureFlush::Wrap}}),
+                    "when the unit's cache is flushed: after every map, or when the allocator begins again", "gart")}};
   return kSchema;
 }
 
@@ -383,6 +398,10 @@ void collect(const ObjectInfo& object, std::vector<const ObjectInfo*>& all) {
 }  // namespace
 
 std::string to_string(StrategyKind kind) { return word_of(kStrategyWords, kind); }
+
+std::string own_unit(StrategyKind kind) {
+  return kind == StrategyKind::Tce || kind == StrategyKind::Gart ? to_string(kind) : std::string();
+}
 std::string to_string(RequesterId id) { return format_bdf(id); }
 
 const ObjectSchema<Scenario>& scenario_schema() {

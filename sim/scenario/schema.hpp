@@ -31,6 +31,8 @@ struct PlatformRow {
 
 // The spelling of enumerators, as in scenarios and reports.
 [[nodiscard]] std::string to_string(StrategyKind kind);
+// The hardware that it runs on instead of the scenario's families; empty: it runs on each of them.
+[[nodiscard]] std::string own_unit(StrategyKind kind);
 [[nodiscard]] std::string to_string(RequesterId id);
 
 }  // namespace iommu::scenario

@@ -10,6 +10,8 @@
 // | pv_iommu        | Xen's, one stage, one context a device  | one hypercall    | one hypercall with its flush       |
 // | nested          | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped doorbell, Xen forwards     |
 // | emulated_viommu | Xen's shadow of the guest's tables      | trapped doorbell | trapped doorbell                   |
+// | tce             | one flat table a bus                    | a call, or store | a call, or store and flush on wrap |
+// | gart            | one flat table of one aperture          | store and flush  | store                              |
 #pragma once
 
 #include <array>
@@ -34,6 +36,11 @@
 
 namespace iommu::strategy {
 
+// tce: who writes the tables.
+enum class TableOwner : std::uint8_t { Hypervisor, Kernel };
+// gart: when the unit's cache is invalidated.
+enum class ApertureFlush : std::uint8_t { Map, Wrap };
+
 // Variants of strategies, as scenarios name them. Each strategy reads its own keys.
 struct StrategyOptions {
   // A guest's unmap invalidates final translations only, unless it freed tables (its kernel's leaf hint).
@@ -47,6 +54,8 @@ struct StrategyOptions {
   // swiotlb: a power of two; at most so many areas, one a CPU.
   Bytes pool_size = 64_MiB;
   std::uint64_t areas = 1;
+  TableOwner table_owner = TableOwner::Hypervisor;
+  ApertureFlush flush_at = ApertureFlush::Map;
 };
 
 // What a strategy is built on; all outlives it.
@@ -111,6 +120,10 @@ class DmaStrategy {
 struct StrategyDescriptor {
   std::string_view name;  // as in scenarios, whose schema documents the strategy's keys
   std::string_view description;
+  // The unit that it needs, whatever family was asked for; empty: any family's.
+  std::string_view own_unit{};
+  // What devices reach before the guest takes them.
+  xen::DefaultContext default_context = xen::DefaultContext::Identity;
   // How Xen must program the physical unit for it.
   DriverOptions (*host_driver)(const UnitFeatures& host) = nullptr;
   // How the guest programs its virtual unit; null: it has none.
@@ -124,7 +137,10 @@ extern const StrategyDescriptor kGrants;
 extern const StrategyDescriptor kPvIommu;
 extern const StrategyDescriptor kNested;
 extern const StrategyDescriptor kEmulatedViommu;
-inline constexpr std::array kStrategies{&kPassthrough, &kSwiotlb, &kGrants, &kPvIommu, &kNested, &kEmulatedViommu};
+extern const StrategyDescriptor kTce;
+extern const StrategyDescriptor kGart;
+inline constexpr std::array kStrategies{&kPassthrough, &kSwiotlb,        &kGrants, &kPvIommu,
+                                        &kNested,      &kEmulatedViommu, &kTce,    &kGart};
 
 // nullptr: no strategy has this name.
 [[nodiscard]] const StrategyDescriptor* find_strategy(std::string_view name);

@@ -75,7 +75,7 @@ class Costs : public OnPairs {
     return {};
   }
 };
-ON_STRATEGIES(Costs, kStrategies);
+ON_STRATEGIES(Costs, kOnFamilies);
 class PvCosts : public Costs {};
 ON_STRATEGIES(PvCosts, (std::array{&kPvIommu}));
 class NestedCosts : public Costs {};

@@ -33,7 +33,7 @@ TEST(Strategies, AreFoundByTheirOwnNameAndNoOther) {
 }
 
 class AnyStrategy : public OnPairs {};
-ON_STRATEGIES(AnyStrategy, kStrategies);
+ON_STRATEGIES(AnyStrategy, kOnFamilies);
 class Translating : public OnPairs {};
 ON_STRATEGIES(Translating, kTranslating);
 

@@ -233,10 +233,13 @@ class Machine {
                   options.strategy.deferred_flush ? xen::DeferredFlush::Offered : xen::DeferredFlush::Unavailable) {
     xen.add_unit({.name = "unit", .family = &family, .driver = host_driver_}, unit);
     EXPECT_EQ(xen.bring_up(cpu).run(), xen::Errno::Ok);
-    domain = xen.create_domain(
-        {.name = "guest", .memory = kGuestMemory, .backing = options.backing, .page_lg2 = options.page_lg2});
+    domain = xen.create_domain({.name = "guest",
+                                .memory = kGuestMemory,
+                                .backing = options.backing,
+                                .page_lg2 = options.page_lg2,
+                                .default_context = strategy.default_context});
     // Another guest, so that there is somebody else's memory to reach by mistake.
-    other = xen.create_domain({.name = "other", .memory = 1_MiB});
+    other = xen.create_domain({.name = "other", .memory = 1_MiB, .default_context = strategy.default_context});
     for (const RequesterId device : {kNic, kDisk})
       EXPECT_EQ(xen.assign_device(cpu, *domain, {.requester = device}).run(), xen::Errno::Ok);
     options_.strategy.pool_size = std::min(options_.strategy.pool_size, kPool);
@@ -408,6 +411,8 @@ class OnPairs : public testing::TestWithParam<Pair> {
     return {.strategy = {.deferred_flush = true}, .unmapping = guest::Unmapping::Lazy, .flush_queue_entries = entries};
   }
 };
+// Those that run on every family.
+inline constexpr std::array kOnFamilies{&kPassthrough, &kSwiotlb, &kGrants, &kPvIommu, &kNested, &kEmulatedViommu};
 inline constexpr std::array kTranslating{&kPvIommu, &kNested, &kEmulatedViommu};
 inline constexpr std::array kVirtualUnits{&kNested, &kEmulatedViommu};
 

@@ -34,6 +34,7 @@ struct UnitFeatures {
   bool coherent_walks = true;        // false: software flushes each line it writes
   bool device_tlb = false;           // ATS supported
   bool superpages = true;
+  unsigned aperture_lg2 = 32;   // where one flat table translates: log2 of the bytes that it does
   bool accessed_dirty = false;  // stage 1 keeps accessed and dirty marks
   bool stall = false;           // faulting transactions may wait for software, where the family has that
   std::uint32_t command_ring_entries = 256;

@@ -136,6 +136,19 @@ struct RegisterWrite {
   std::uint64_t value = 0;
 };
 
+// A register that software reads until it has a value in some of its bits; no bits: read once.
+struct RegisterPoll {
+  std::uint64_t offset = 0;
+  unsigned bytes = 8;
+  std::uint64_t mask = 0;
+  std::uint64_t value = 0;
+};
+// One access of an invalidation by registers.
+struct RegisterStep {
+  std::optional<RegisterWrite> write;
+  std::optional<RegisterPoll> poll;
+};
+
 // Words of one command as it goes into the ring.
 struct CommandWords {
   std::array<std::uint64_t, 4> words{};
@@ -186,6 +199,10 @@ class TableDriver {
   // scope that invalidates [input, input + pages) of a context with one command: the exact range when the family can
   // express it in one command, else a wider one (up to the whole domain).
   [[nodiscard]] virtual InvalidationScope widen(const InvalidationScope& exact) const = 0;
+  // False: the unit is told by registers; invalidation_steps() takes the place of all below.
+  [[nodiscard]] virtual bool has_command_ring() const { return true; }
+  // In this order, and complete after the last.
+  [[nodiscard]] virtual std::vector<RegisterStep> invalidation_steps(const InvalidationScope&) const { return {}; }
   [[nodiscard]] virtual CommandWords encode(const InvalidationScope& scope) const = 0;
   [[nodiscard]] virtual CommandWords encode_fence(std::uint64_t status_address, std::uint32_t status_data) const = 0;
   // The command by which software resumes or ends stalled transactions; nullopt where the family has none.

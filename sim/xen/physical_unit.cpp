@@ -53,17 +53,46 @@ Task<Errno> PhysicalUnit::bring_up(CpuPort& cpu) {
   for (const RegisterWrite& write : *writes) co_await registers_.write(cpu, write.offset, write.bytes, write.value);
   // Writes are posted: a read makes sure that translation is on before any device is let loose.
   if (!writes->empty()) co_await registers_.read(cpu, writes->back().offset, writes->back().bytes);
+  if (!driver_->has_command_ring()) co_return Errno::Ok;
   queue_ = QueueClient::create(*driver_, *tables_, registers_, kXenQueue);
   co_return queue_ ? Errno::Ok : Errno::NoMemory;
 }
 
 Task<void> PhysicalUnit::invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
   if (scopes.empty()) co_return;
+  if (!driver_->has_command_ring()) {
+    co_await invalidate_by_registers(cpu, std::move(scopes));
+    co_return;
+  }
   SIM_CHECK(queue_ != nullptr, "commands go to a unit that is up");
   for (const InvalidationScope& scope : scopes) submitted_.count(driver_->widen(scope));
   ++submitted_.fence;
   co_await queue_->submit(cpu, std::move(scopes), Fence::Poll);
 }
+
+Task<void> PhysicalUnit::invalidate_by_registers(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
+  for (const InvalidationScope& scope : scopes) {
+    submitted_.count(scope);
+    co_await cpu.acquire(register_lock_);
+    const Picoseconds began = cpu.now();
+    const std::vector<RegisterStep> steps = driver_->invalidation_steps(scope);
+    for (const RegisterStep& step : steps) {
+      if (step.write) co_await registers_.write(cpu, step.write->offset, step.write->bytes, step.write->value);
+      if (step.poll) co_await poll(cpu, *step.poll);
+    }
+    if (!steps.empty()) register_wait_.add(cpu.now() - began);
+    cpu.release(register_lock_);
+  }
+}
+
+Task<void> PhysicalUnit::poll(CpuPort& cpu, RegisterPoll wanted) {
+  for (;;) {
+    const std::uint64_t value = co_await registers_.read(cpu, wanted.offset, wanted.bytes);
+    if ((value & wanted.mask) == wanted.value) co_return;
+  }
+}
+
+const Histogram& PhysicalUnit::fence_wait() const { return queue_ ? queue_->counters().fence_wait : register_wait_; }
 
 Task<Errno> PhysicalUnit::change_entry(CpuPort& cpu, TableEdit edit) {
   co_await cpu.charge(CostId::ContextEntryWrite, edit.entries_written);
@@ -103,6 +132,7 @@ void PhysicalUnit::release_tag(DomainTag tag) {
 
 void PhysicalUnit::reset_counters() {
   submitted_ = {};
+  register_wait_ = {};
   if (queue_) queue_->reset_counters();
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sim/base/cpu_port.hpp"
+#include "sim/base/histogram.hpp"
 #include "sim/base/task.hpp"
 #include "sim/memory/frame_allocator.hpp"
 #include "sim/memory/host_memory.hpp"
@@ -55,8 +56,10 @@ class PhysicalUnit {
   [[nodiscard]] TableDriver& driver() { return *driver_; }
   [[nodiscard]] const std::string& name() const { return setting_.name; }
   [[nodiscard]] const UnitFeatures& features() const { return setting_.driver.features; }
-  // From bring_up() on.
+  // From bring_up() on; where there is a command ring.
   [[nodiscard]] const QueueClient& queue() const { return *queue_; }
+  // From the first access of an invalidation to what says that it is complete.
+  [[nodiscard]] const Histogram& fence_wait() const;
   [[nodiscard]] const InvalidationCounters& submitted() const { return submitted_; }
   void reset_counters();
   // Held over operations on contexts where they exclude each other by unit.
@@ -67,12 +70,16 @@ class PhysicalUnit {
  private:
   class CountedMemory;
   Task<Errno> change_entry(CpuPort& cpu, TableEdit edit);
+  Task<void> invalidate_by_registers(CpuPort& cpu, std::vector<InvalidationScope> scopes);
+  Task<void> poll(CpuPort& cpu, RegisterPoll wanted);
   PhysicalUnitSetting setting_;
   MmioPort& registers_;
   std::unique_ptr<CountedMemory> tables_;
   std::unique_ptr<TableDriver> driver_;
   std::unique_ptr<QueueClient> queue_;  // from bring_up() on
   SpinLock table_lock_{"device tables"};
+  SpinLock register_lock_{"invalidation registers"};
+  Histogram register_wait_;
   SpinLock operation_lock_{"unit operations"};
   std::vector<bool> tags_;
   std::size_t lowest_free_tag_ = 1;  // no free tag below it
