@@ -147,6 +147,16 @@ class TraceRun final : public DeviceRun {
   TracePlayer player_;
 };
 
+// Attached, and nothing else.
+class IdleRun final : public DeviceRun {
+ public:
+  Task<std::string> prepare() override { co_return std::string(); }
+  void start() override {}
+  [[nodiscard]] bool is_over() const override { return true; }
+  void reset_statistics() override {}
+  void add_to(IoTotals&) const override {}
+};
+
 TraceDmaClass to_dma_class(scenario::TraceClass name) {
   constexpr std::array kClasses{
       TraceDmaClass::SubmissionQueue, TraceDmaClass::CompletionQueue, TraceDmaClass::Data, TraceDmaClass::PrpList,
@@ -163,6 +173,8 @@ std::unique_ptr<DeviceRun> make_device_run(const scenario::DeviceSetting& settin
       return std::make_unique<NicRun>(setting, environment);
     case scenario::WorkloadKind::RandomDma:
       return std::make_unique<RandomDmaRun>(setting, environment);
+    case scenario::WorkloadKind::Idle:
+      return std::make_unique<IdleRun>();
     case scenario::WorkloadKind::Trace:
       break;
   }

@@ -54,6 +54,8 @@ class Guest {
   [[nodiscard]] const std::vector<Vcpu*>& cpus() const { return cpus_; }
   [[nodiscard]] const strategy::DmaStrategy& strategy() const { return *strategy_; }
   [[nodiscard]] strategy::DmaStrategy& strategy() { return *strategy_; }
+  // Its kernel's own, from boot() on.
+  [[nodiscard]] guest::GuestPages& pages() { return *pages_; }
   void add_to(IoTotals& totals) const;
 
   // DMA API calls of all devices since the last reset_statistics().

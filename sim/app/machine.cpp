@@ -25,9 +25,17 @@ UnitFeatures features_for(const scenario::Scenario& scenario, const scenario::St
   return features;
 }
 
+// As the scenario says, or as the strategy needs it.
+xen::DefaultContext default_context_of(const scenario::StrategySetting& strategy) {
+  if (strategy.default_context == scenario::DefaultContext::Blocked) return xen::DefaultContext::Blocked;
+  return strategy_of(strategy.kind).default_context;
+}
+
 xen::DomainSetting domain_setting(const scenario::DomainSetting& d, xen::DefaultContext default_context) {
   xen::DomainSetting setting;
   setting.name = d.name;
+  // DEVIATION(machine-003): Dom0 of a scenario is PVH; a PV Dom0 with its modes exists in sim/xen only.
+  if (d.kind == scenario::DomainKind::Dom0) setting.privilege = xen::Privilege::HardwareDomain;
   setting.memory = d.memory;
   setting.backing =
       d.p2m.layout == scenario::P2mLayout::Contiguous ? xen::Backing::Contiguous : xen::Backing::Fragmented;
@@ -158,10 +166,13 @@ Task<std::string> Machine::bring_up() {
   std::vector<std::vector<Vcpu*>> cpus;
   for (const scenario::DomainSetting& domain : scenario_.domains) cpus.push_back(add_vcpus(domain.vcpus));
   for (std::size_t i = 0; i < scenario_.domains.size(); ++i) {
-    xen::Domain* domain =
-        xen_->create_domain(domain_setting(scenario_.domains[i], strategy_of(strategy_.kind).default_context));
+    const xen::DomainSetting wanted = domain_setting(scenario_.domains[i], default_context_of(strategy_));
+    if (const std::string_view why = xen_->refusal(wanted); !why.empty())
+      co_return "domain '" + scenario_.domains[i].name + "': " + std::string(why);
+    xen::Domain* domain = xen_->create_domain(wanted);
     if (domain == nullptr)
       co_return "domain '" + scenario_.domains[i].name + "': not enough host memory, or no domain tag left";
+    domains_.push_back(domain);
     guests_.push_back(
         std::make_unique<Guest>(GuestEnvironment{.calendar = engine_.calendar(),
                                                  .vcpus = vcpus_,
@@ -177,7 +188,26 @@ Task<std::string> Machine::bring_up() {
     const std::string problem = co_await build_domain(i, *domain);
     if (!problem.empty()) co_return problem;
   }
+  for (const scenario::VifSetting& vif : scenario_.vifs)
+    if (const std::string problem = build_vif(vif); !problem.empty()) co_return problem;
   co_return std::string();
+}
+
+std::string Machine::build_vif(const scenario::VifSetting& vif) {
+  Guest& sender = *guests_[vif.frontend_index];
+  const Guest& receiver = *guests_[vif.backend_index];
+  vifs_.push_back(std::make_unique<strategy::VirtualInterface>(
+      *xen_, vcpus_, *domains_[vif.frontend_index], *domains_[vif.backend_index],
+      strategy::VirtualInterfaceCpus{.send = *sender.cpus()[vif.frontend_vcpu],
+                                     .map = *receiver.cpus()[vif.map_vcpu],
+                                     .read = *receiver.cpus()[vif.read_vcpu],
+                                     .unmap = *receiver.cpus()[vif.unmap_vcpu]},
+      strategy::VirtualInterfaceSetting{.packet_size = vif.packet_size,
+                                        .ring_slots = static_cast<std::uint32_t>(vif.ring_slots),
+                                        .budget = static_cast<std::uint32_t>(vif.budget)}));
+  vifs_.back()->connect(meter_);
+  if (vifs_.back()->prepare(sender.pages())) return {};
+  return "virtual interface '" + vif.name + "': no pages for its ring";
 }
 
 Task<std::string> Machine::build_domain(std::size_t index, xen::Domain& domain) {
@@ -227,10 +257,12 @@ strategy::Warden::IsForeign Machine::foreign_to(const xen::Domain& domain) const
 
 void Machine::start() {
   for (const auto& guest : guests_) guest->start();
+  for (const auto& vif : vifs_) vif->start();
 }
 
 bool Machine::is_over() const {
-  return std::ranges::all_of(guests_, [](const auto& guest) { return guest->is_over(); });
+  return std::ranges::all_of(guests_, [](const auto& guest) { return guest->is_over(); }) &&
+         std::ranges::all_of(vifs_, [](const auto& vif) { return vif->is_done(); });
 }
 
 void Machine::reset_statistics() {
@@ -240,6 +272,7 @@ void Machine::reset_statistics() {
   for (const auto& endpoint : endpoints_) endpoint->reset_statistics();
   for (std::size_t u = 0; u < xen_->units(); ++u) xen_->unit(u).reset_counters();
   for (const auto& guest : guests_) guest->reset_statistics();
+  for (const auto& vif : vifs_) vif->reset_statistics();
   hypercall_->reset_counters();
   warden_.reset_counts();
   memory_before_ = memory_counts_since_start();

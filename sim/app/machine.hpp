@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sim/app/guest_kernel.hpp"
+#include "sim/strategy/virtual_interface.hpp"
 #include "sim/tlm/cpu_mmio_port.hpp"
 #include "sim/tlm/engine.hpp"
 #include "sim/tlm/unit_translation.hpp"
@@ -46,6 +47,7 @@ class Machine {
   // For the report.
   [[nodiscard]] const scenario::Scenario& scenario() const { return scenario_; }
   [[nodiscard]] const std::vector<std::unique_ptr<Guest>>& guests() const { return guests_; }
+  [[nodiscard]] const std::vector<std::unique_ptr<strategy::VirtualInterface>>& vifs() const { return vifs_; }
   [[nodiscard]] IommuStatistics iommu_statistics() const;
   // Of one walk since boot, contexts included.
   [[nodiscard]] std::size_t most_reads_of_a_walk() const;
@@ -73,6 +75,7 @@ class Machine {
   void load_traces();
   Task<std::string> bring_up();
   Task<std::string> build_domain(std::size_t index, xen::Domain& domain);
+  [[nodiscard]] std::string build_vif(const scenario::VifSetting& vif);
   [[nodiscard]] std::vector<Vcpu*> add_vcpus(std::uint64_t count);
   [[nodiscard]] MemoryCounts memory_counts_since_start() const;
   [[nodiscard]] bool shares_id_with_another_domain(const scenario::DeviceSetting& device) const;
@@ -97,7 +100,9 @@ class Machine {
   std::vector<std::unique_ptr<PcieEndpoint>> endpoints_;  // by device
   std::unique_ptr<xen::Hypervisor> xen_;
   std::unique_ptr<xen::IommuOp> hypercall_;
+  std::vector<xen::Domain*> domains_;  // by place in the scenario; strategies may make others
   std::vector<std::unique_ptr<Guest>> guests_;
+  std::vector<std::unique_ptr<strategy::VirtualInterface>> vifs_;
   Task<std::string> boot_;
   MemoryCounts memory_before_;
   std::size_t most_reads_before_ = 0;

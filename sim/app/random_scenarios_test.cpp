@@ -26,7 +26,7 @@ class RandomScenario {
     // More I/Os than all rings together hold: some of their DMA then falls into the measurement.
     std::string y = "name: random\nseed: " + std::to_string(1 + rng_.below(1000)) +
                     "\nmeasure: {warmup_ios: " + any({"0", "20"}) + ", ios: 400, time_limit: 20 ms}\n";
-    return y + platform() + topology() + domains() + devices() + strategies() + families_key();
+    return y + platform() + topology() + domains() + devices() + vifs() + strategies() + families_key();
   }
 
  private:
@@ -63,9 +63,10 @@ class RandomScenario {
   std::string domains() {
     std::string y = "domains:\n";
     for (std::uint64_t g = 0; g < guests_; ++g)
-      y += "  - {name: g" + std::to_string(g) + ", memory: " + any({"16 MiB", "64 MiB"}) +
-           ", vcpus: " + any({"1", "2", "4"}) + ", p2m: {page_size: " + any({"4 KiB", "2 MiB"}) +
-           ", layout: " + any({"contiguous", "fragmented"}) + "}, dma_api: {policy: " + (is_lazy_ ? "lazy" : "strict") +
+      y += "  - {name: g" + std::to_string(g) + (g == 0 ? any({", kind: dom0", ""}) : std::string()) +
+           ", memory: " + any({"16 MiB", "64 MiB"}) + ", vcpus: " + any({"1", "2", "4"}) +
+           ", p2m: {page_size: " + any({"4 KiB", "2 MiB"}) + ", layout: " + any({"contiguous", "fragmented"}) +
+           "}, dma_api: {policy: " + (is_lazy_ ? "lazy" : "strict") +
            ", flush_queue_entries: " + any({"1", "7", "250"}) + ", flush_timeout: " + any({"1 us", "1 ms"}) +
            ", leaf_hint: " + any({"true", "false"}) + "}}\n";
     return y;
@@ -96,12 +97,19 @@ class RandomScenario {
            ", workload: " + workload() + "}\n";
     return y;
   }
+  std::string vifs() {
+    if (guests_ == 1 || rng_.chance(0.6)) return {};
+    return "vifs: [{name: v, frontend: g1, backend: g0, packet_size: " + any({"64 B", "9000 B", "64 KiB"}) +
+           ", ring_slots: " + any({"16", "256"}) + ", budget: " + any({"1", "64"}) +
+           ", read_vcpu: 0, unmap_vcpu: 0}]\n";
+  }
   std::string strategies() {
     const bool defers = is_lazy_ && rng_.chance(0.5);
     return "strategies: [passthrough, {kind: swiotlb, pool_size: " + any({"256 KiB", "2 MiB", "8 MiB"}) +
            (rng_.chance(0.5) ? ", areas: " + any({"1", "3", "8"}) : "") +
            "}, grants, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) +
            ", superpages: " + any({"true", "false"}) + (defers ? ", deferred_flush: true" : "") +
+           ", default_context: " + any({"identity", "blocked"}) +
            "}, {kind: nested, doorbell: " + any({"xen", "device_model"}) +
            "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" +
            (guests_ == 1 ? flat_tables() : "") + "]\n";

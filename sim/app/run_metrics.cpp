@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sim/app/run_metrics.hpp"
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <string>
@@ -184,6 +185,8 @@ void set_cpu(RunResult& r, const Machine& machine, Picoseconds measured, double 
   r.set("cpu.utilisation", per(static_cast<double>(cpu.times.busy().value()), static_cast<double>(all.value())));
   r.set("lock.contended", as_double(cpu.counts[CostId::LockHandover]));
   for (const CostName& cost : kCostNames) {
+    if (machine.vifs().empty() && std::ranges::find(kMemorySharingCosts, cost.id) != kMemorySharingCosts.end())
+      continue;
     const Picoseconds row = machine.scenario().platform.costs[cost.id].time;
     r.set({"cpu.cycles_per_io", cost.key}, cycles_per_io(row * static_cast<std::int64_t>(cpu.counts[cost.id])));
   }
@@ -247,12 +250,21 @@ void set_warden(RunResult& r, const Machine& machine) {
                          (w.first_violation ? w.first_violation->describe() : std::string("unknown")));
 }
 
+// Packets of a virtual interface are I/Os, though no device moves them.
+void add_vif(IoTotals& totals, const strategy::VirtualInterfaceStatistics& s) {
+  totals.ios += s.packets + s.failed;
+  totals.failed += s.failed;
+  totals.payload_bytes += s.bytes;
+  totals.latency.merge(s.latency);
+}
+
 }  // namespace
 
 RunResult collect_metrics(const Machine& machine, Picoseconds measured) {
   RunResult r;
   IoTotals io;
   for (const auto& guest : machine.guests()) guest->add_to(io);
+  for (const auto& vif : machine.vifs()) add_vif(io, vif->statistics());
   const auto ios = as_double(io.ios);
   const IommuStatistics translation = machine.iommu_statistics();
   set_io(r, io, measured);

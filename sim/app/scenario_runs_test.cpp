@@ -170,6 +170,8 @@ TEST(ScenarioRuns, EveryDeclaredMetricIsSetBySomeShippedScenario) {
                "strategies: [passthrough, pv_iommu, nested, emulated_viommu]", "strategies: [nested]");
   for (RunResult& run : runs_of(trace)) runs.push_back(std::move(run));
   for (RunResult& run : runs_of(text_of("scenarios/shared_requester_id.yaml"))) runs.push_back(std::move(run));
+  for (RunResult& run : runs_of(replaced(text_of("scenarios/dom0_iperf.yaml"), "ios: 3000", "ios: 10")))
+    runs.push_back(std::move(run));
   EXPECT_THAT(metrics_never_set(runs), IsEmpty());
 }
 
@@ -193,6 +195,39 @@ TEST(ScenarioRuns, DmaUnderASharedRequesterIdReachesTheOtherDomainsMemory) {
     EXPECT_THAT(run.failures, IsEmpty());
     EXPECT_FALSE(run.warden.shared);
     EXPECT_EQ(value(run, "dma.faults"), 0);
+  }
+}
+
+// 16 pages a packet, each a command and a fence on each of two units. Kills: flushes that batch pages or that skip a
+// unit; a flush although no device is in context 0, or it shows nothing; mapping that flushes although entries are new.
+TEST(ScenarioRuns, EachPageThatDom0UnmapsIsFlushedWhereContextZeroShowsIt) {
+  const std::string text =
+      replaced(text_of("scenarios/dom0_iperf.yaml"), "{warmup_ios: 200, ios: 3000}", "{warmup_ios: 30, ios: 300}");
+  auto runs = by_strategy(runs_of(text));
+  ASSERT_EQ(runs.size(), 3U);
+  for (const auto& [strategy, run] : runs) {
+    EXPECT_THAT(run.failures, IsEmpty()) << strategy;
+    EXPECT_GE(value(run, "io.count"), 300);
+  }
+  // Packets that are under way when the measurement begins or ends have been mapped, read, or half unmapped.
+  EXPECT_NEAR(value(runs["default_context"], "invalidation.commands_per_io"), 16 * 2 * 2, 64.0 * 16 / 300);
+  EXPECT_EQ(value(runs["pv_contexts"], "invalidation.commands"), 0);
+  EXPECT_EQ(value(runs["pv_contexts_dma_0"], "invalidation.commands"), 0);
+  EXPECT_GT(value(runs["pv_contexts"], "io.rate"), 1.3 * value(runs["default_context"], "io.rate"));
+  // Nothing is written into tables that nobody walks.
+  EXPECT_GT(value(runs["pv_contexts"], MetricId("cpu.cycles_per_io", "table_write")), 0);
+  EXPECT_EQ(value(runs["pv_contexts_dma_0"], MetricId("cpu.cycles_per_io", "table_write")), 0);
+}
+
+// Kills: a packet whose pages cannot be mapped that stops the interface, or counts as received.
+TEST(ScenarioRuns, AVirtualInterfaceOfOneVcpuMovesEveryPacket) {
+  std::string text = replaced(text_of("scenarios/dom0_iperf.yaml"), "{warmup_ios: 200, ios: 3000}", "{ios: 200}");
+  text = replaced(replaced(text, "vcpus: 3", "vcpus: 1"), "map_vcpu: 0, read_vcpu: 1, unmap_vcpu: 2",
+                  "ring_slots: 16, budget: 1, map_vcpu: 0, read_vcpu: 0, unmap_vcpu: 0");
+  for (const RunResult& run : runs_of(text)) {
+    EXPECT_THAT(run.failures, IsEmpty());
+    EXPECT_EQ(value(run, "io.count"), 200);
+    EXPECT_GT(value(run, "dma.throughput"), 0);
   }
 }
 

@@ -62,7 +62,10 @@ enum class Mark : std::uint8_t { Found, Derived, Memory, Guess };
   X(DriverSubmit,         "driver_submit",          "device driver work to post one buffer, without the DMA API")         \
   X(DriverComplete,       "driver_complete",        "device driver work to complete one buffer, without the DMA API")     \
   X(StackWork,            "stack_work",             "everything above the driver, per I/O")                               \
-  X(Interrupt,            "interrupt",              "taking one device interrupt")
+  X(Interrupt,            "interrupt",              "taking one device interrupt")                                        \
+  X(GrantCopy,            "grant_copy",             "Xen copies a packet's header between two domains, one operation")    \
+  X(TlbShootdown,         "tlb_shootdown",          "other CPUs drop their translations of a p2m entry that is gone")     \
+  X(PageCopy,             "page_copy",              "copying 4 KiB from one buffer into another")
 // clang-format on
 
 enum class CostId : std::uint8_t {
@@ -82,6 +85,9 @@ inline constexpr std::array kCostNames{
 #undef X
 };
 inline constexpr std::size_t kCosts = kCostNames.size();
+
+// Charged by virtual interfaces and by changes of a running domain's memory alone.
+inline constexpr std::array kMemorySharingCosts{CostId::GrantCopy, CostId::TlbShootdown, CostId::PageCopy};
 
 struct CostRow {
   Picoseconds time;

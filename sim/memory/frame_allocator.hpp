@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "sim/base/address.hpp"
 
@@ -23,6 +25,12 @@ class FrameAllocator {
   // one of them is not in use.
   [[nodiscard]] bool release(Mfn first, unsigned order = 0);
 
+  // What is free now: first frame and number, ascending.
+  [[nodiscard]] std::vector<std::pair<Mfn, std::uint64_t>> free_runs() const {
+    std::vector<std::pair<Mfn, std::uint64_t>> runs;
+    for (const auto& [first, count] : free_) runs.emplace_back(Mfn(first), count);
+    return runs;
+  }
   [[nodiscard]] std::uint64_t frames() const { return frames_; }
   [[nodiscard]] std::uint64_t used() const { return used_; }
   [[nodiscard]] std::uint64_t peak_used() const { return peak_; }

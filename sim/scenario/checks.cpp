@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <set>
 
 #include "sim/scenario/nearest.hpp"
@@ -24,8 +25,9 @@ constexpr Bytes kXenReserve = 64_MiB;
 constexpr Bytes kGuestReserve = 1_MiB;
 
 void check_measure(const Scenario& s, const Complain& complain) {
-  const bool traces_only =
-      std::ranges::all_of(s.devices, [](const DeviceSetting& d) { return d.workload.kind == WorkloadKind::Trace; });
+  const bool traces_only = s.vifs.empty() && std::ranges::all_of(s.devices, [](const DeviceSetting& d) {
+                             return d.workload.kind == WorkloadKind::Trace;
+                           });
   if (s.measure.ios && s.measure.duration)
     complain("measure.duration", "both 'ios' and 'duration' are given; expected one of them");
   if (!s.measure.ios && !s.measure.duration && !traces_only)
@@ -85,6 +87,50 @@ void check_devices(Scenario& s, const Complain& complain) {
   }
 }
 
+// The place of a domain; nullopt after reporting.
+std::optional<std::size_t> find_domain(const Scenario& s, const std::string& name, const std::string& path,
+                                       const Complain& complain) {
+  const auto found = std::ranges::find(s.domains, name, &DomainSetting::name);
+  if (found != s.domains.end()) return static_cast<std::size_t>(found - s.domains.begin());
+  std::vector<std::string> names;
+  for (const DomainSetting& d : s.domains) names.push_back(d.name);
+  complain(path, "there is no domain '" + name + "'" + did_you_mean(name, names));
+  return std::nullopt;
+}
+
+void check_vif_vcpus(const Scenario& s, const VifSetting& vif, std::size_t index, const Complain& complain) {
+  const auto check = [&](const char* key, std::uint64_t vcpu, const DomainSetting& domain) {
+    if (vcpu >= domain.vcpus)
+      complain(at_index("vifs", index, key),
+               "domain '" + domain.name + "' has " + std::to_string(domain.vcpus) + " vCPUs, numbered from 0");
+  };
+  check("frontend_vcpu", vif.frontend_vcpu, s.domains[vif.frontend_index]);
+  check("map_vcpu", vif.map_vcpu, s.domains[vif.backend_index]);
+  check("read_vcpu", vif.read_vcpu, s.domains[vif.backend_index]);
+  check("unmap_vcpu", vif.unmap_vcpu, s.domains[vif.backend_index]);
+}
+
+void check_vifs(Scenario& s, const Complain& complain) {
+  for (std::size_t i = 0; i < s.vifs.size(); ++i) {
+    VifSetting& vif = s.vifs[i];
+    const auto frontend = find_domain(s, vif.frontend, at_index("vifs", i, "frontend"), complain);
+    const auto backend = find_domain(s, vif.backend, at_index("vifs", i, "backend"), complain);
+    if (!frontend || !backend) continue;
+    vif.frontend_index = *frontend;
+    vif.backend_index = *backend;
+    if (*frontend == *backend) complain(at_index("vifs", i, "backend"), "both ends are in one domain");
+    check_vif_vcpus(s, vif, i, complain);
+    if (vif.packet_size.value() > vif.ring_slots * kPageSize.value())
+      complain(at_index("vifs", i, "packet_size"), "more than the ring's slots hold");
+    if (vif.ring_slots * kPageSize.value() + kGuestReserve.value() > s.domains[*frontend].memory.value())
+      complain(at_index("vifs", i, "ring_slots"), "more than the memory of domain '" + vif.frontend + "' holds");
+  }
+  const bool all_idle = s.vifs.empty() && std::ranges::all_of(s.devices, [](const DeviceSetting& d) {
+                          return d.workload.kind == WorkloadKind::Idle;
+                        });
+  if (all_idle) complain("devices", "no device does anything, and there is no virtual interface");
+}
+
 void check_domains(const Scenario& s, const Complain& complain) {
   Bytes needed = kXenReserve;
   std::set<std::string> names;
@@ -96,8 +142,10 @@ void check_domains(const Scenario& s, const Complain& complain) {
     if (domain.memory % domain.p2m.page_size != Bytes(0))
       complain(at_index("domains", i, "memory"),
                "not a multiple of its p2m's pages of " + size_text(domain.p2m.page_size));
-    if (std::ranges::none_of(s.devices, [&](const DeviceSetting& d) { return d.domain == domain.name; }))
+    if (std::ranges::none_of(s.devices, [&](const DeviceSetting& d) { return d.domain == domain.name; }) &&
+        std::ranges::none_of(s.vifs, [&](const VifSetting& v) { return v.frontend == domain.name; }))
       complain(at_index("domains", i, "name"), "no device is assigned to domain '" + domain.name + "'");
+    if (domain.kind == DomainKind::Dom0 && i != 0) complain(at_index("domains", i, "kind"), "Dom0 is the first domain");
     if (needed > s.platform.memory.size.value) {
       complain(at_index("domains", i, "memory"), "the domains and Xen's " + size_text(kXenReserve) + " need " +
                                                      size_text(needed) + "; platform '" + s.platform.name + "' has " +
@@ -191,6 +239,7 @@ void check_scenario(Scenario& scenario, const Complain& complain) {
   check_measure(scenario, complain);
   check_devices(scenario, complain);
   check_domains(scenario, complain);
+  check_vifs(scenario, complain);
   check_strategies(scenario, complain);
   check_platform(scenario.platform, complain);
   resolve_topology(scenario, complain);

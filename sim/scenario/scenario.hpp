@@ -206,8 +206,12 @@ struct DmaApiSetting {
   bool leaf_hint = false;                   // unmap invalidates leaves only unless tables were freed
 };
 
+// Dom0: the hardware domain, PVH. DomU: any other.
+enum class DomainKind : std::uint8_t { DomU, Dom0 };
+
 struct DomainSetting {
   std::string name;
+  DomainKind kind = DomainKind::DomU;
   Bytes memory;
   std::uint64_t vcpus = 1;
   P2mSetting p2m;
@@ -216,7 +220,7 @@ struct DomainSetting {
 
 // Devices -------------------------------------------------------------------------------------------------------------
 
-enum class WorkloadKind : std::uint8_t { Nic, RandomDma, Trace };
+enum class WorkloadKind : std::uint8_t { Nic, RandomDma, Trace, Idle };
 enum class NicDirection : std::uint8_t { Receive, Transmit };
 enum class DmaDirection : std::uint8_t { Read, Write };
 
@@ -298,9 +302,32 @@ struct DeviceSetting {
   std::optional<RequesterId> shared_id;
 };
 
+// Virtual interfaces --------------------------------------------------------------------------------------------------
+
+// A guest's network interface whose other end is in another domain, which maps the packets' pages. One I/O is one
+// packet, from its posting by the guest until the other end's reader has copied it.
+struct VifSetting {
+  std::string name;
+  std::string frontend;  // the domain that sends
+  std::string backend;   // the domain that receives
+  Bytes packet_size{65536};
+  std::uint64_t ring_slots = 256;
+  std::uint64_t budget = 64;  // packets that the backend takes at a time
+  std::uint64_t frontend_vcpu = 0;
+  std::uint64_t map_vcpu = 0;   // of the backend: takes packets and maps their pages
+  std::uint64_t read_vcpu = 1;  // copies them
+  std::uint64_t unmap_vcpu = 2;
+
+  // Resolved, not keys.
+  std::size_t frontend_index = 0;
+  std::size_t backend_index = 0;
+};
+
 // Strategies ----------------------------------------------------------------------------------------------------------
 
 enum class StrategyKind : std::uint8_t { Passthrough, Swiotlb, Grants, PvIommu, Nested, EmulatedViommu, Tce, Gart };
+// What context 0 lets devices reach: the domain's memory, or nothing (dom0-iommu=dma=0).
+enum class DefaultContext : std::uint8_t { Identity, Blocked };
 // Who answers a trapped access: Xen itself, or a user-space device model behind it.
 enum class TrapTarget : std::uint8_t { Xen, DeviceModel };
 enum class TableOwner : std::uint8_t { Hypervisor, Kernel };
@@ -315,6 +342,7 @@ struct StrategySetting {
   std::uint64_t arena_order = 12;  // Xen's table pool for the domain: 2^order pages
   std::uint64_t max_contexts = 128;
   bool superpages = false;  // Xen coalesces aligned contiguous entries
+  DefaultContext default_context = DefaultContext::Identity;
   // Nested: what a write to the guest's command doorbell traps to.
   TrapTarget doorbell = TrapTarget::Xen;
   // EmulatedViommu
@@ -363,6 +391,7 @@ struct Scenario {
   Topology topology;
   std::vector<DomainSetting> domains;
   std::vector<DeviceSetting> devices;
+  std::vector<VifSetting> vifs;
   std::vector<StrategySetting> strategies;
   std::vector<std::string> families;             // as in the registry: "vtd"
   std::vector<FamilyPlatform> family_platforms;  // resolved already: `platform` is the machine of `families`

@@ -17,8 +17,10 @@ const Words<StrategyKind> kStrategyWords{{"passthrough", StrategyKind::Passthrou
                                          {"emulated_viommu", StrategyKind::EmulatedViommu},
                                          {"tce", StrategyKind::Tce},
                                          {"gart", StrategyKind::Gart}};
-const Words<WorkloadKind> kWorkloadWords{
-    {"nic", WorkloadKind::Nic}, {"random_dma", WorkloadKind::RandomDma}, {"trace", WorkloadKind::Trace}};
+const Words<WorkloadKind> kWorkloadWords{{"nic", WorkloadKind::Nic},
+                                         {"random_dma", WorkloadKind::RandomDma},
+                                         {"trace", WorkloadKind::Trace},
+                                         {"idle", WorkloadKind::Idle}};
 const Words<TrapTarget> kTrapWords{{"xen", TrapTarget::Xen}, {"device_model", TrapTarget::DeviceModel}};
 const Words<TraceClass> kTraceClassWords{
     {"sq", TraceClass::SubmissionQueue}, {"cq", TraceClass::CompletionQueue},   {"data", TraceClass::Data},
@@ -194,6 +196,9 @@ const ObjectSchema<DomainSetting>& domain_schema() {
       "domain",
       "A guest.",
       {K::required("name", at(&DomainSetting::name), name_type("a name"), "what devices and reports call it"),
+       K::defaulted("kind", at(&DomainSetting::kind),
+                    word_type<DomainKind>({{"domu", DomainKind::DomU}, {"dom0", DomainKind::Dom0}}),
+                    "dom0: the hardware domain, PVH, hence strict; at most one"),
        K::required("memory", at(&DomainSetting::memory), size_type(4_MiB, Bytes(1ULL << 44)), "guest memory"),
        K::defaulted("vcpus", at(&DomainSetting::vcpus), count_type({.minimum = 1, .maximum = 256}), "virtual CPUs"),
        K::defaulted("p2m", at(&DomainSetting::p2m), object_type(p2m_schema()), "how host memory backs it"),
@@ -310,6 +315,31 @@ const ObjectSchema<DeviceSetting>& device_schema() {
   return kSchema;
 }
 
+const ObjectSchema<VifSetting>& vif_schema() {
+  using K = Keys<VifSetting>;
+  using V = VifSetting;
+  const auto vcpu = count_type({.minimum = 0, .maximum = 255});
+  static const ObjectSchema<V> kSchema{
+      "vif",
+      "A virtual network interface on which a guest sends: its packets' pages are granted to the other end's domain, "
+      "which maps, reads and unmaps them. One I/O is one packet.",
+      {K::required("name", at(&V::name), name_type("a name"), "what messages call it"),
+       K::required("frontend", at(&V::frontend), name_type("a domain"), "the domain that sends"),
+       K::required("backend", at(&V::backend), name_type("a domain"), "the domain that receives"),
+       K::defaulted("packet_size", at(&V::packet_size), size_type(64_B, 64_KiB),
+                    "of one packet as the stack hands it over, before any segmentation"),
+       K::defaulted("ring_slots", at(&V::ring_slots),
+                    count_type({.minimum = 16, .maximum = 4096, .shape = CountRange::Shape::PowerOfTwo}),
+                    "pages under way"),
+       K::defaulted("budget", at(&V::budget), count_type({.minimum = 1, .maximum = 4096}),
+                    "packets that the backend takes at a time"),
+       K::defaulted("frontend_vcpu", at(&V::frontend_vcpu), vcpu, "the sender's vCPU"),
+       K::defaulted("map_vcpu", at(&V::map_vcpu), vcpu, "the backend's vCPU that takes and maps"),
+       K::defaulted("read_vcpu", at(&V::read_vcpu), vcpu, "the backend's vCPU that reads"),
+       K::defaulted("unmap_vcpu", at(&V::unmap_vcpu), vcpu, "the backend's vCPU that unmaps")}};
+  return kSchema;
+}
+
 const ObjectSchema<StrategySetting>& strategy_schema() {
   using K = Keys<StrategySetting>;
   using S = StrategySetting;
@@ -327,6 +357,11 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
                     "contexts that the domain may create", "pv_iommu"),
        K::defaulted("superpages", at(&S::superpages), flag_type(),
                     "Xen merges aligned contiguous entries into larger pages", "pv_iommu"),
+       K::defaulted(
+           "default_context", at(&S::default_context),
+           word_type<DefaultContext>({{"identity", DefaultContext::Identity}, {"blocked", DefaultContext::Blocked}}),
+           "what context 0 shows: the domain's memory, kept in step with it, or nothing (dom0-iommu=dma=0)",
+           "pv_iommu"),
        K::defaulted("doorbell", at(&S::doorbell), word_type<TrapTarget>(kTrapWords),
                     "who answers the trapped doorbell of the guest's command ring", "nested"),
        K::defaulted("placement", at(&S::placement), word_type<TrapTarget>(kTrapWords), "where the unit is emulated",
@@ -420,6 +455,7 @@ const ObjectSchema<Scenario>& scenario_schema() {
        K::required("domains", at(&Scenario::domains), list_type(object_type(domain_schema()), 1), "the guests"),
        K::required("devices", at(&Scenario::devices), list_type(object_type(device_schema()), 1),
                    "the devices and what they do"),
+       K::defaulted("vifs", at(&Scenario::vifs), list_type(object_type(vif_schema()), 0), "virtual interfaces"),
        K::required("strategies", at(&Scenario::strategies), list_type(object_type(strategy_schema(), "kind"), 1),
                    "what is compared: one run each"),
        K::required("families", at(&Scenario::families), list_type(family_type(), 1), "hardware families: one run each"),

@@ -261,7 +261,8 @@ Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterI
   IoContext& context = *found->second.context;
   const DeviceSetting setting = found->second.setting;
   std::vector<IoContext*> locked{&context};
-  if (!context.table) locked.insert(locked.begin(), domain.default_context.get());
+  if (!context.table && &context != domain.default_context.get())
+    locked.insert(locked.begin(), domain.default_context.get());
   for (IoContext* c : locked) ++c->pins;
   for (IoContext* c : locked) co_await cpu.acquire(c->lock);
   const auto unlock = [&] {
@@ -337,6 +338,7 @@ Task<Errno> Hypervisor::insert_reserved(CpuPort& cpu, Domain& domain, IoContext&
 Task<Errno> Hypervisor::insert_reserved_region(CpuPort& cpu, Domain& domain, IoContext& nominal,
                                                ReservedRegion region) {
   IoContext& context = holder_of_reserved(domain, nominal);
+  if (!context.table) co_return Errno::Ok;  // nothing is translated there
   for (IoContext::Reserved& known : context.reserved) {
     if (known.region == region) {
       ++known.users;
@@ -365,6 +367,7 @@ Task<Errno> Hypervisor::insert_reserved_region(CpuPort& cpu, Domain& domain, IoC
 Task<void> Hypervisor::remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context,
                                        std::vector<ReservedRegion> regions) {
   IoContext& holder = holder_of_reserved(domain, context);
+  if (!holder.table) co_return;
   for (const ReservedRegion& region : regions) {
     const TableEdit edit = co_await remove_reserved_region(cpu, holder, region);
     if (edit.pages_done == 0) continue;

@@ -32,6 +32,16 @@ enum class DefaultContext : std::uint8_t {
   Blocked,   // nothing but reserved regions
 };
 
+// Pv: its guest frames are machine frames. Hvm, PVH included: numbers of its own, from 0.
+enum class DomainType : std::uint8_t { Hvm, Pv };
+
+// What context 0 of the hardware domain shows. [xen-command-line, dom0-iommu]
+enum class HardwareDomainMode : std::uint8_t {
+  Strict,       // its own memory, kept in step with it; the only mode of an Hvm domain, and of every guest
+  Relaxed,      // all host memory but what Xen had taken when it was created; never changes
+  Passthrough,  // everything: its devices' requests are not translated
+};
+
 struct DomainSetting {
   std::string name;
   Bytes memory;
@@ -41,6 +51,8 @@ struct DomainSetting {
   Backing backing = Backing::Contiguous;
   unsigned page_lg2 = kPageLg2;  // 12, 21 or 30: largest page of the p2m, and of context 0
   DefaultContext default_context = DefaultContext::Identity;
+  DomainType type = DomainType::Hvm;
+  HardwareDomainMode hardware_mode = HardwareDomainMode::Strict;
 };
 
 enum class DeviceClass : std::uint8_t { Endpoint, Bridge };

@@ -6,7 +6,8 @@ namespace iommu::xen {
 
 namespace {
 bool shows_memory(const Domain& domain) {
-  return domain.default_context && domain.setting.default_context == DefaultContext::Identity;
+  return domain.default_context && domain.setting.default_context == DefaultContext::Identity &&
+         domain.setting.hardware_mode == HardwareDomainMode::Strict;
 }
 AddressRange bytes_of(Gfn first, std::uint64_t pages) {
   return {first.address().value(), first.address().value() + (pages << kPageLg2) - 1};
@@ -53,6 +54,7 @@ Task<Errno> Hypervisor::remove_memory(CpuPort& cpu, Domain& domain, Gfn first, s
   co_await cpu.charge(CostId::P2mLookup);
   if (status == Errno::Ok && pages != 0) {
     domain.p2m.remove(first, pages);
+    co_await cpu.charge(CostId::TlbShootdown);  // before the IOMMUs: [p2m-ept.c, ept_sync_domain() in ept_set_entry()]
     if (shows_memory(domain)) {
       IoContext& context = *domain.default_context;
       co_await cpu.acquire(context.lock);

@@ -12,7 +12,8 @@
 namespace iommu::xen {
 
 namespace {
-constexpr unsigned kLargestBlockOrder = 18;  // 1 GiB
+constexpr unsigned kLargestBlockOrder = 18;           // 1 GiB
+constexpr std::size_t kFirstReservedDomain = 0x7ff0;  // [xen/include/public/xen.h, DOMID_FIRST_RESERVED]
 
 struct Block {
   Mfn first;
@@ -79,7 +80,27 @@ Task<Errno> Hypervisor::bring_up(CpuPort& cpu) {
   co_return Errno::Ok;
 }
 
-Domain* Hypervisor::create_domain(const DomainSetting& setting) {
+std::string_view Hypervisor::refusal(const DomainSetting& setting) const {
+  if (domains_.size() >= kFirstReservedDomain) return "no domain number is left";
+  const bool is_hardware = setting.privilege == Privilege::HardwareDomain;
+  if (is_hardware && std::any_of(domains_.begin(), domains_.end(), [](const auto& domain) {
+        return domain->setting.privilege == Privilege::HardwareDomain;
+      }))
+    return "there is a hardware domain already";
+  if (setting.hardware_mode == HardwareDomainMode::Strict) return {};
+  if (!is_hardware) return "only the hardware domain may be other than strict";
+  if (setting.default_context == DefaultContext::Blocked) return "a blocked context 0 is strict";
+  if (setting.hardware_mode == HardwareDomainMode::Passthrough && setting.type == DomainType::Hvm)
+    return "a hardware domain with frame numbers of its own cannot do without translation";
+  return {};
+}
+
+Domain* Hypervisor::create_domain(const DomainSetting& wanted) {
+  if (!refusal(wanted).empty()) return nullptr;
+  DomainSetting setting = wanted;
+  // Relaxed or not is no question for a domain whose frame numbers are its own. [xen/drivers/passthrough/iommu.c,
+  // check_hwdom_reqs()]
+  if (setting.type == DomainType::Hvm) setting.hardware_mode = HardwareDomainMode::Strict;
   const DomainId id(static_cast<std::uint16_t>(domains_.size()));
   auto domain = std::make_unique<Domain>(id, setting, memory_);
   if (!populate(*domain) || !build_default_context(*domain)) {
@@ -101,6 +122,7 @@ bool Hypervisor::populate(Domain& domain) {
   Gfn next;
   for (const Block& block : blocks) {
     const std::uint64_t count = 1ULL << block.order;
+    if (domain.setting.type == DomainType::Pv) next = Gfn(block.first.value());
     domain.p2m.add({next, count, block.first, FrameType::Ram});
     next = next + count;
   }
@@ -109,25 +131,34 @@ bool Hypervisor::populate(Domain& domain) {
 
 bool Hypervisor::build_default_context(Domain& domain) {
   if (units_.empty()) return true;
-  NewContext made = make_context(ContextNumber(0), ContextKind::Stage2, heap_);
+  const HardwareDomainMode mode = domain.setting.hardware_mode;
+  const ContextKind kind = mode == HardwareDomainMode::Passthrough ? ContextKind::Bypass : ContextKind::Stage2;
+  NewContext made = make_context(ContextNumber(0), kind, heap_);
   if (made.status != Errno::Ok) return false;
   domain.default_context = std::move(made.context);
-  if (domain.setting.default_context == DefaultContext::Blocked) return true;
-  for (const P2mExtent& extent : domain.p2m.extents()) {
-    const TableEdit edit = domain.default_context->table->map({.input = extent.first.address().value(),
-                                                               .output = extent.machine.address().value(),
-                                                               .length = kPageSize * extent.pages,
-                                                               .permissions = kReadWrite,
-                                                               .max_page_lg2 = domain.setting.page_lg2});
-    if (edit.status != EditStatus::Ok) return false;
-  }
-  return true;
+  if (domain.setting.default_context == DefaultContext::Blocked || kind == ContextKind::Bypass) return true;
+  std::vector<P2mExtent> shown = domain.p2m.extents();
+  // What Xen takes later, for tables of other domains, is shown as well: relaxed means no more than that Xen's own
+  // image is out of reach. [xen/drivers/passthrough/x86/iommu.c, hwdom_iommu_map()]
+  if (mode == HardwareDomainMode::Relaxed)
+    for (const auto& [first, frames] : frames_.free_runs()) shown.push_back({Gfn(first.value()), frames, first});
+  return std::all_of(shown.begin(), shown.end(), [&](const P2mExtent& extent) { return map_identity(domain, extent); });
+}
+
+bool Hypervisor::map_identity(Domain& domain, const P2mExtent& extent) {
+  const TableEdit edit = domain.default_context->table->map({.input = extent.first.address().value(),
+                                                             .output = extent.machine.address().value(),
+                                                             .length = kPageSize * extent.pages,
+                                                             .permissions = kReadWrite,
+                                                             .max_page_lg2 = domain.setting.page_lg2});
+  return edit.status == EditStatus::Ok;
 }
 
 // No device has seen anything of it.
 void Hypervisor::destroy_unborn(Domain& domain) {
   if (IoContext* context = domain.default_context.get(); context != nullptr) {
-    for (const std::uint64_t page : context->table->detach_all_tables()) context->table_memory->release(page);
+    if (context->table)
+      for (const std::uint64_t page : context->table->detach_all_tables()) context->table_memory->release(page);
     for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->release_tag(context->tags[i]);
   }
   for (const P2mExtent& extent : domain.p2m.extents())

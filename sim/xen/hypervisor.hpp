@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -99,6 +100,8 @@ class Hypervisor {
   // Allocates its memory and builds context 0. nullptr: not enough host memory, or no domain tag left. Takes no time: a
   // toolstack does it before anything runs. Units are up.
   Domain* create_domain(const DomainSetting& setting);
+  // Why create_domain() refuses such a domain whatever memory there is; empty: it does not.
+  [[nodiscard]] std::string_view refusal(const DomainSetting& setting) const;
   // nullptr: no such domain.
   [[nodiscard]] Domain* find_domain(DomainId id);
   [[nodiscard]] const std::vector<std::unique_ptr<Domain>>& domains() const { return domains_; }
@@ -232,6 +235,7 @@ class Hypervisor {
   [[nodiscard]] bool holds_reference(std::uint64_t machine_address) const;
   bool populate(Domain& domain);
   bool build_default_context(Domain& domain);
+  bool map_identity(Domain& domain, const P2mExtent& extent);
   Task<void> flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
                         std::vector<AddressRange> ranges);
   struct Scratch {
