@@ -112,9 +112,13 @@ void Machine::load_traces() {
 void Machine::add_unit(const scenario::IommuUnit& unit, const UnitFeatures& features, MemorySystem::Port& port) {
   Unit u;
   u.core = family_.make_core(features);
-  u.timed = std::make_unique<IommuUnit>(engine_.calendar(), *u.core, port, iommu_parameters(scenario_.platform.iommu),
+  IommuParameters parameters = iommu_parameters(scenario_.platform.iommu);
+  parameters.ports = static_cast<std::uint32_t>(unit.covers.size());
+  if (const char* problem = parameters.problem()) throw std::runtime_error("unit '" + unit.name + "': " + problem);
+  u.timed = std::make_unique<IommuUnit>(engine_.calendar(), *u.core, port, parameters,
                                         mmio_parameters(scenario_.platform.iommu), scenario_.seed);
-  u.translation = std::make_unique<UnitTranslation>(*u.timed);
+  for (std::size_t p = 0; p < unit.covers.size(); ++p)
+    u.ports.push_back(std::make_unique<UnitTranslation>(*u.timed, static_cast<std::uint8_t>(p)));
   u.registers = std::make_unique<CpuMmioPort>(u.timed->registers());
   xen_->add_unit({.name = unit.name, .family = &family_, .driver = host_driver_}, *u.registers);
   units_.push_back(std::move(u));
@@ -129,7 +133,9 @@ void Machine::add_root_ports() {
     if (unit == scenario_.topology.iommus.end())
       throw std::runtime_error("root port '" + port.name + "' is behind no IOMMU");
     const auto index = static_cast<std::size_t>(unit - scenario_.topology.iommus.begin());
-    root_ports_.push_back(std::make_unique<PcieRootPort>(engine_.calendar(), *units_[index].translation,
+    const auto place = std::ranges::find(unit->covers, port.name) - unit->covers.begin();
+    root_ports_.push_back(std::make_unique<PcieRootPort>(engine_.calendar(),
+                                                         *units_[index].ports[static_cast<std::size_t>(place)],
                                                          memory_.add_port(port.name), parameters, &warden_));
   }
 }

@@ -66,7 +66,7 @@ class Machine {
   struct Unit {
     std::unique_ptr<IommuCore> core;
     std::unique_ptr<IommuUnit> timed;
-    std::unique_ptr<UnitTranslation> translation;
+    std::vector<std::unique_ptr<UnitTranslation>> ports;  // as it covers root ports
     std::unique_ptr<CpuMmioPort> registers;
   };
   void add_unit(const scenario::IommuUnit& unit, const UnitFeatures& features, MemorySystem::Port& port);

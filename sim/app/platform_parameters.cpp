@@ -95,6 +95,8 @@ IommuParameters iommu_parameters(const scenario::IommuPlatform& platform) {
   p.timing = {.lookup_latency = platform.lookup_latency.value,
               .lookup_interval = platform.lookup_interval.value,
               .first_level_latency = platform.first_level_latency.value,
+              .port_tlb_latency = platform.port_tlb_latency.value,
+              .message_latency = platform.message_latency.value,
               .walk_start = platform.walk_start.value,
               .walk_interval = platform.walk_interval.value,
               .context_start = platform.context_start.value,
@@ -116,6 +118,9 @@ IommuParameters iommu_parameters(const scenario::IommuPlatform& platform) {
   p.iotlb = shape(platform.iotlb);
   p.iotlb_large = shape(platform.iotlb_large);
   p.first_level = shape(platform.first_level);
+  p.port_tlb = shape(platform.port_tlb);
+  p.translation_slots = u32(platform.translation_slots);
+  p.prefetch_pages = u32(platform.prefetch_pages);
   p.context_cache = shape(platform.context_cache);
   fill_walk_cache(p.stage1_walk_cache, platform.stage1_walk_cache);
   fill_walk_cache(p.stage2_walk_cache, platform.stage2_walk_cache);

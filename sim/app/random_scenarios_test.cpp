@@ -45,6 +45,8 @@ class RandomScenario {
          row("register_write_latency", {"0 ns", "5 us"}) +
          row("iotlb", {"{entries: 0}", "{entries: 8}", "{entries: 128, index: hashed}"}) +
          row("context_cache", {"{entries: 0}"}) + row("first_level", {"{entries: 8}"}) +
+         row("port_tlb", {"{entries: 4}", "{entries: 64}"}) + row("message_latency", {"0 ns", "8 ns"}) +
+         row("translation_slots", {"1", "3"}) + row("prefetch_pages", {"0", "1", "8"}) +
          row("lookup_latency", {"0 ns"}) + row("coherent_walks", {"false"}) + row("input_address_bits", {"39", "57"});
     y += "  pcie:\n    lanes: 8\n" + row("generation", {"1", "6"}) + row("tags", {"1", "4"}) +
          row("posted_headers", {"1", "4"}) + row("nonposted_headers", {"1", "4"}) +

@@ -215,6 +215,7 @@ void check_platform(const Platform& p, const Complain& complain) {
   check_cache(u.iotlb, "platform.iommu.iotlb", complain);
   check_cache(u.iotlb_large, "platform.iommu.iotlb_large", complain);
   check_cache(u.first_level, "platform.iommu.first_level", complain);
+  check_cache(u.port_tlb, "platform.iommu.port_tlb", complain);
   check_cache(u.context_cache, "platform.iommu.context_cache", complain);
   check_cache(u.stage2_leaf_cache, "platform.iommu.stage2_leaf_cache", complain);
   constexpr std::array<const char*, kWalkCacheReaches> kReaches{"reach_2m", "reach_1g", "reach_512g", "reach_256t"};

@@ -147,7 +147,10 @@ void add_caches(Rows<I>& rows) {
   rows.object("iotlb", &I::iotlb, cache_schema(), "translations of the unit");
   rows.object("iotlb_large", &I::iotlb_large, cache_schema(),
               "translations of pages of 2 MiB and more; without entries they share iotlb");
-  rows.object("first_level", &I::first_level, cache_schema(), "a small cache in front of iotlb");
+  rows.object("first_level", &I::first_level, cache_schema(),
+              "a small cache of each root port, in front of all others");
+  rows.object("port_tlb", &I::port_tlb, cache_schema(),
+              "the main translation cache of each root port, where the unit has parts at the ports and a shared one");
   rows.object("context_cache", &I::context_cache, cache_schema(), "decoded device-table entries");
   rows.object("stage1_walk_cache", &I::stage1_walk_cache, walk_cache_schema(), "of stage 1");
   rows.object("stage2_walk_cache", &I::stage2_walk_cache, walk_cache_schema(), "of stage 2");
@@ -160,6 +163,8 @@ void add_timing(Rows<I>& rows) {
   rows.time("lookup_interval", &I::lookup_interval, "between lookups on one port");
   rows.count("lookup_ports", &I::lookup_ports, 1, 16, "lookups that may start together");
   rows.time("first_level_latency", &I::first_level_latency, "of the first-level cache");
+  rows.time("port_tlb_latency", &I::port_tlb_latency, "of port_tlb, after a miss in the first level");
+  rows.time("message_latency", &I::message_latency, "each way between a root port's part and the shared one");
   rows.time("walk_start", &I::walk_start, "from having a walker to its first read, walk-cache lookup included");
   rows.time("walk_interval", &I::walk_interval, "between the starts of two walks");
   rows.time("context_start", &I::context_start, "from having a context fetcher to its first read");
@@ -168,6 +173,10 @@ void add_timing(Rows<I>& rows) {
   rows.count("context_fetchers", &I::context_fetchers, 1, 4096, "device-table lookups at once");
   rows.count("miss_entries", &I::miss_entries, 1, 65535, "pages being missed on; equal pages share one");
   rows.count("request_queue", &I::request_queue, 1, 65536, "requests that wait for a lookup or a miss entry");
+  rows.count("translation_slots", &I::translation_slots, 0, 65535,
+             "translations that a root port has asked the shared part for, those to equal pages once; 0: no limit");
+  rows.count("prefetch_pages", &I::prefetch_pages, 0, 8,
+             "pages behind a missed one that idle walkers walk ahead of demand");
   rows.add("ordering", at(&I::ordering),
            word_type<RequestOrder>({{"in_order", RequestOrder::InOrder}, {"out_of_order", RequestOrder::OutOfOrder}}),
            "whether a hit may overtake an older miss");

@@ -100,7 +100,8 @@ struct IommuPlatform {
 
   CachePlatform iotlb;
   CachePlatform iotlb_large;  // pages of 2 MiB and more; absent: they share `iotlb`
-  CachePlatform first_level;  // in front of the IOTLB
+  CachePlatform first_level;  // per root port, in front of everything
+  CachePlatform port_tlb;     // per root port, behind it
   CachePlatform context_cache;
   WalkCachePlatform stage1_walk_cache;
   WalkCachePlatform stage2_walk_cache;
@@ -110,6 +111,8 @@ struct IommuPlatform {
   Row<Picoseconds> lookup_interval;
   Row<std::uint64_t> lookup_ports;
   Row<Picoseconds> first_level_latency;
+  Row<Picoseconds> port_tlb_latency;
+  Row<Picoseconds> message_latency;
   Row<Picoseconds> walk_start;
   Row<Picoseconds> walk_interval;
   Row<Picoseconds> context_start;
@@ -118,6 +121,8 @@ struct IommuPlatform {
   Row<std::uint64_t> context_fetchers;
   Row<std::uint64_t> miss_entries;
   Row<std::uint64_t> request_queue;
+  Row<std::uint64_t> translation_slots;
+  Row<std::uint64_t> prefetch_pages;
   Row<RequestOrder> ordering;
   Row<std::uint64_t> hit_under_miss;
 

@@ -6,6 +6,8 @@
 //   hit                   lookup_latency
 //   miss, context known   lookup_latency + walk_start + n * (table_read_issue + read)        n table reads and marks
 //   context unknown       adds context_start + m * (table_read_issue + read)     m device-table reads
+//   in two tiers          adds first_level_latency + port_tlb_latency, as far as these exist, and behind them
+//                         2 * message_latency
 // Saturated rates: hits lookup_ports / lookup_interval; walks min(1 / walk_interval, walkers / walk duration).
 #pragma once
 
@@ -25,7 +27,9 @@ enum class Ordering : std::uint8_t {
 struct IommuTiming {
   Picoseconds lookup_latency = 2_ns;   // >= 0: from the start of a lookup to hit or miss
   Picoseconds lookup_interval = 1_ns;  // >= 0: between the starts of lookups on one port; 0: unlimited
-  Picoseconds first_level_latency{};   // >= 0: lookup of the first-level TLB, before the main lookup on a miss
+  Picoseconds first_level_latency{};   // >= 0: lookup of the first-level TLB, before the next one on a miss
+  Picoseconds port_tlb_latency{};      // >= 0: lookup of the port's main TLB, before the shared part on a miss
+  Picoseconds message_latency{};       // >= 0: between a port and the shared part, each way
   Picoseconds walk_start = 5_ns;       // >= 0: from having a walker to its first read; walk-cache lookup included
   Picoseconds walk_interval{};         // >= 0: between the starts of two walks of the unit; 0: limited by walkers only
   Picoseconds context_start = 5_ns;    // >= 0: from having a context fetcher to its first read
@@ -61,9 +65,13 @@ struct IommuParameters {
   std::uint32_t context_fetchers = 2;  // 1 … 4096: device-table lookups at once
 
   CacheShape iotlb{.entries = 128, .ways = 8};
-  CacheShape iotlb_large{};             // pages of 2 MiB and more; no entries: they share `iotlb`
-  CacheShape first_level{};             // a small TLB per port in front of the IOTLB; no entries: none
-  std::uint32_t first_level_ports = 1;  // 1 … 256
+  CacheShape iotlb_large{};  // pages of 2 MiB and more; no entries: they share `iotlb`
+  // A unit in two tiers: each port has TLBs and slots of its own; contexts, IOTLB and walks are shared behind them.
+  CacheShape first_level{};             // a small TLB per port, looked up first; no entries: none
+  CacheShape port_tlb{};                // the main TLB of a port; no entries: none
+  std::uint32_t ports = 1;              // 1 … 256
+  std::uint32_t translation_slots = 0;  // 0 … 65535: per port, translations asked for behind its TLBs; 0: no limit
+  std::uint32_t prefetch_pages = 0;     // 0 … 8: pages behind a missed one that are walked ahead, while walkers idle
   CacheShape context_cache{.entries = 64, .ways = 4};
   static constexpr std::size_t kLevels = 5;
   // Pointers to tables of a level, per stage: index 0 holds pointers to leaf tables.

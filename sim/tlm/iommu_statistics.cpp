@@ -52,6 +52,7 @@ void IommuStatistics::merge(const IommuStatistics& other) {
   add(misses_by_page_lg2, other.misses_by_page_lg2);
   add(iotlb, other.iotlb);
   add(first_level, other.first_level);
+  add(port_tlb, other.port_tlb);
   add(contexts, other.contexts);
   for (std::size_t level = 0; level < stage1_walk_cache.size(); ++level) {
     add(stage1_walk_cache[level], other.stage1_walk_cache[level]);
@@ -59,6 +60,9 @@ void IommuStatistics::merge(const IommuStatistics& other) {
   }
   add(stage2_leaf_cache, other.stage2_leaf_cache);
   walks += other.walks;
+  prefetch_walks += other.prefetch_walks;
+  slot_waits += other.slot_waits;
+  slot_merges += other.slot_merges;
   context_fetches += other.context_fetches;
   add(reads, other.reads);
   marks += other.marks;

@@ -122,12 +122,16 @@ struct IommuStatistics {
   std::array<std::uint64_t, 64> misses_by_page_lg2{};  // by the page that the walk found
   CacheCounts iotlb;
   CacheCounts first_level;
+  CacheCounts port_tlb;
   CacheCounts contexts;
   std::array<CacheCounts, 5> stage1_walk_cache{};
   std::array<CacheCounts, 5> stage2_walk_cache{};
   CacheCounts stage2_leaf_cache;
 
   std::uint64_t walks = 0;
+  std::uint64_t prefetch_walks = 0;  // not among `walks`
+  std::uint64_t slot_waits = 0;      // requests that found no translation slot free
+  std::uint64_t slot_merges = 0;     // requests that waited for the answer to another one of their port
   std::uint64_t context_fetches = 0;
   std::array<std::uint64_t, kAccessKinds> reads{};  // table reads of walks and context fetches, by AccessKind
   std::uint64_t marks = 0;                          // accessed and dirty updates

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "sim/tlm/unit_rules.hpp"
+
 namespace iommu {
 
 namespace {
@@ -28,20 +30,6 @@ class NoMemory final : public MemoryPort {
   bool was_used_ = false;
 };
 
-MissKey key_of(const TranslationRequest& r) {
-  return {r.requester, r.pasid, r.type, r.privileged, r.address.value() >> kPageLg2};
-}
-
-// Cached translations answer plain requests only. What others get depends on the request as well: an ATS request on the
-// context's permission to ask, a privileged one on rights that a cached copy does not tell apart.
-bool uses_caches(const TranslationRequest& request) {
-  return request.type == AddressType::Untranslated && !request.privileged;
-}
-
-bool is_cacheable(const TranslationRequest& request, const Translation& translation) {
-  return !translation.is_bypass && !translation.allowed.none() && uses_caches(request);
-}
-
 }  // namespace
 
 IommuUnit::IommuUnit(Calendar& calendar, IommuCore& core, MemorySystem::Port& memory, const IommuParameters& parameters,
@@ -53,6 +41,9 @@ IommuUnit::IommuUnit(Calendar& calendar, IommuCore& core, MemorySystem::Port& me
       walkers_(calendar, core, memory, parameters, caches_, *this),
       registers_(calendar, core, *this, mmio),
       memory_(memory),
+      has_ports_(caches_.has_first_level() || caches_.has_port_tlb() || parameters.translation_slots != 0 ||
+                 parameters.timing.message_latency != Picoseconds{}),
+      slots_(parameters.ports, PortSlots(parameters.translation_slots)),
       lookup_starts_(parameters.lookup_ports, Picoseconds{} - parameters.timing.lookup_interval) {
   SIM_CHECK(parameters.problem() == nullptr, "IOMMU parameters are validated with the scenario");
   const InvalidationEnvironment environment{calendar,  core,       memory,   *this,
@@ -83,9 +74,8 @@ void IommuUnit::submit(UnitRequest& request) {
 void IommuUnit::admit(UnitRequest& request) {
   ++queued_;
   if (parameters_.ordering == Ordering::InOrder) order_.push(&request);
-  if (!caches_.has_first_level()) return schedule_lookup(request);
-  calendar_.call_at<&IommuUnit::look_up_first_level>(calendar_.now() + parameters_.timing.first_level_latency, this,
-                                                     to_argument(request));
+  if (has_ports_) return enter_port(request);
+  schedule_lookup(request);
 }
 
 void IommuUnit::on_space(Calendar::Action action, void* context, std::uint64_t argument) {
@@ -98,21 +88,6 @@ void IommuUnit::leave_queue() {
   if (space_waiters_.is_empty() || !can_accept()) return;
   const SpaceWaiter waiter = space_waiters_.pop();
   calendar_.at(calendar_.now(), waiter.action, waiter.context, waiter.argument);
-}
-
-void IommuUnit::look_up_first_level(std::uint64_t argument) {
-  UnitRequest& request = from_argument(argument);
-  request.split.lookup = parameters_.timing.first_level_latency;
-  const auto* found = core_.is_translating() && uses_caches(request.translation)
-                          ? caches_.find_first_level(request.port, request.translation)
-                          : nullptr;
-  if (found == nullptr || !found->allowed.allow(request.translation.access)) return schedule_lookup(request);
-  leave_queue();
-  request.internal.sequence = next_sequence_++;
-  ++statistics_.lookups;
-  ++statistics_.hits;
-  ++statistics_.hits_by_page_lg2[found->page_lg2];
-  answer(request, found->at(request.translation.address));
 }
 
 void IommuUnit::schedule_lookup(UnitRequest& request) {
@@ -178,8 +153,7 @@ void IommuUnit::with_context(UnitRequest& request, const Context& context, const
     join(request);
   }
   if (!is_hit) return miss(request, context, began);
-  if (caches_.has_first_level())
-    caches_.fill_first_level(request.port, request.translation, *request.internal.tag, *found, began.first_level);
+  if (has_ports_) request.internal.fills_port = began.ports;
   answer(request, found->at(request.translation.address));
 }
 
@@ -211,6 +185,8 @@ void IommuUnit::miss(UnitRequest& request, const Context& context, const WalkEpo
   request.path = UnitPath::Miss;
   entry->context = context;
   entry->tag = *request.internal.tag;
+  entry->translation = request.translation;
+  entry->port = request.port;
   entry->requests.push(request);
   walkers_.start(*entry);
 }
@@ -271,37 +247,41 @@ void IommuUnit::context_found(ContextFetch& fetch, const ContextResult& result) 
 }
 
 void IommuUnit::walk_finished(MissEntry& entry, const TranslationResponse& response) {
+  if (entry.purpose == WalkPort::Purpose::Speculation) return prefetch_finished(entry, response);
   count_walk(entry, response);
-  if (const auto* translation = std::get_if<Translation>(&response))
-    if (is_cacheable(entry.requests.first()->translation, *translation)) cache(entry, *translation);
+  const auto* translation = std::get_if<Translation>(&response);
+  const bool is_kept = translation != nullptr && is_cacheable(entry.translation, *translation);
+  if (is_kept) cache(entry, *translation);
+  std::optional<MissEntry> demanded;
+  if (is_kept && parameters_.prefetch_pages != 0 && !entry.is_overtaken) demanded = entry;
   UnitRequest* request = entry.requests.take();
+  const Epoch began = entry.began.ports;
   walkers_.release(entry);
 
   UnitRequest* others = request->internal.next;
+  if (is_kept && has_ports_) request->internal.fills_port = began;
   answer(*request, response);
   while (others != nullptr) {
     UnitRequest& next = *std::exchange(others, others->internal.next);
-    answer_merged(next, response);
+    answer_merged(next, response, began);
   }
   readmit_blocked();
+  if (demanded) prefetch_behind(*demanded, *translation);
 }
 
 void IommuUnit::cache(const MissEntry& entry, const Translation& translation) {
-  const UnitRequest& first = *entry.requests.first();
   const Iova address(entry.key.page << kPageLg2);
   if (caches_.was_removed_needlessly(entry.tag, address, translation)) ++statistics_.invalidation.induced_misses;
   caches_.fill(entry.tag, address, translation, entry.began.translations);
-  if (caches_.has_first_level())
-    caches_.fill_first_level(first.port, first.translation, entry.tag, CachedTranslation::of(translation),
-                             entry.began.first_level);
 }
 
 // The walk serves every request to the page that it permits; others, and all after a fault, walk for themselves.
-void IommuUnit::answer_merged(UnitRequest& request, const TranslationResponse& response) {
+void IommuUnit::answer_merged(UnitRequest& request, const TranslationResponse& response, Epoch began) {
   const auto* translation = std::get_if<Translation>(&response);
   if (translation == nullptr || !translation->allowed.allow(request.translation.access)) return resolve(request);
   Translation own = *translation;
   own.address = translation->address.aligned_down(kPageLg2) + Bytes(request.translation.address.offset_in(kPageLg2));
+  if (has_ports_ && is_cacheable(request.translation, own)) request.internal.fills_port = began;
   answer(request, own);
 }
 
@@ -314,6 +294,12 @@ void IommuUnit::answer(UnitRequest& request, const TranslationResponse& response
     write_down(*fault);
   }
   request.response = response;
+  if (request.internal.is_behind_port) return send_back(request);
+  if (request.internal.slot) return arrive_at_port(request);  // retried, and its port knows the page by now
+  conclude(request);
+}
+
+void IommuUnit::conclude(UnitRequest& request) {
   request.internal.is_answered = true;
   if (parameters_.ordering == Ordering::InOrder) return release_in_order();
   if (!request.internal.is_missed && outstanding_misses_ > parameters_.hit_under_miss) {
@@ -398,7 +384,7 @@ void IommuUnit::deliver(UnitRequest& request) {
 }
 
 void IommuUnit::count_walk(const MissEntry& entry, const TranslationResponse& response) {
-  const WalkPort& port = *entry.port;
+  const WalkPort& port = *entry.accounts;
   UnitRequest& first = *entry.requests.first();
   ++statistics_.walks;
   std::uint64_t reads = 0;
@@ -507,11 +493,18 @@ void IommuUnit::overtake_walks(const InvalidationScope& scope) {
     const CacheTags tags{.domain = entry.tag.domain,
                          .asid = entry.tag.asid,
                          .requester = entry.key.requester,
-                         .range = {first, first + kPageSize.value() - 1}};
+                         .range = {first, first + kPageSize.value() - 1},
+                         .is_global = entry.tag.asid.has_value()};  // for all that is known yet
     if (!entry.is_walking || !matches(scope, tags)) return;
-    entry.is_overtaken = true;
-    drain(entry.requests.first());
+    overtake(entry);
   });
+}
+
+void IommuUnit::overtake(MissEntry& entry) {
+  entry.is_overtaken = true;
+  drain(entry.requests.first());
+  // Nobody may wait for a speculative walk, and it reads tables all the same.
+  if (entry.purpose == WalkPort::Purpose::Speculation && !entry.draining) entry.draining = draining_.enter();
 }
 
 // Everything that has used or is reading the old context: fetches (whose domain nobody knows yet) and misses, walking
@@ -529,8 +522,7 @@ void IommuUnit::overtake_contexts(const InvalidationScope& scope) {
     const WalkTag tag = entry.context.context_tag();
     const CacheTags tags{.domain = tag.domain, .asid = tag.asid, .requester = entry.key.requester, .range = {}};
     if (!matches(scope, tags)) return;
-    entry.is_overtaken = true;
-    drain(entry.requests.first());
+    overtake(entry);
   });
 }
 
@@ -543,7 +535,8 @@ bool IommuUnit::may_concern(const InvalidationScope& covered, const UnitRequest&
   return matches(scope, {.domain = request.internal.tag->domain,
                          .asid = request.internal.tag->asid,
                          .requester = request.translation.requester,
-                         .range = {first, first + kPageSize.value() - 1}});
+                         .range = {first, first + kPageSize.value() - 1},
+                         .is_global = request.internal.tag->asid.has_value()});
 }
 
 // Requests that hold a translation and wait for their turn to leave.
@@ -553,6 +546,8 @@ void IommuUnit::drain_answered(const InvalidationScope& scope) {
   };
   for (std::size_t i = 0; i < order_.size(); ++i) drain_if_covered(*order_[i]);
   for (std::size_t i = 0; i < held_.size(); ++i) drain_if_covered(*held_[i]);
+  for (std::size_t i = 0; i < returning_.size(); ++i)
+    if (may_concern(scope, *returning_[i])) drain_one(*returning_[i]);
 }
 
 void IommuUnit::drain(UnitRequest* chain) {

@@ -8,6 +8,12 @@
 //                                ▼               ▼
 //                        context fetcher    miss entry (merges equal pages) ─► walker ─► IOTLB ─► done
 //
+// In two tiers, each port has TLBs and translation slots before all that; what misses there crosses to the shared part
+// as a message, and the answer comes back as one.
+//
+// Walks ahead of demand go to idle walkers only, change nothing in memory, record nothing, and are overtaken and waited
+// for by invalidations and fences like any other.
+//
 // A hit that lacks the permission walks again: the walk knows whether that is a fault. Requests of a Bypass context, of
 // a unit that is not translating, with translated addresses, ATS requests and privileged ones use no IOTLB.
 //
@@ -33,6 +39,7 @@
 #include "sim/tlm/iommu_statistics.hpp"
 #include "sim/tlm/memory_system.hpp"
 #include "sim/tlm/mmio_target.hpp"
+#include "sim/tlm/port_slots.hpp"
 #include "sim/tlm/stalled_requests.hpp"
 #include "sim/tlm/table_walkers.hpp"
 #include "sim/tlm/translation_caches.hpp"
@@ -85,7 +92,6 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
 
  private:
   // The way of a request, in order.
-  void look_up_first_level(std::uint64_t request);
   void look_up(std::uint64_t request);
   void resolve(UnitRequest& request);
   void with_context(UnitRequest& request, const Context& context, const WalkEpoch& began);
@@ -93,12 +99,13 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void translate_directly(UnitRequest& request, const Context& context, const WalkEpoch& began);
   void miss(UnitRequest& request, const Context& context, const WalkEpoch& began);
   void answer(UnitRequest& request, const TranslationResponse& response);
+  void conclude(UnitRequest& request);
   void finish(UnitRequest& request);
   void want_context(UnitRequest& request);
   void mark_missed(UnitRequest& request);
   void block(UnitRequest& request);
   void join(UnitRequest& request);
-  void answer_merged(UnitRequest& request, const TranslationResponse& response);
+  void answer_merged(UnitRequest& request, const TranslationResponse& response, Epoch began);
   void release_held(std::uint64_t answered_sequence);
   void deliver(UnitRequest& request);
 
@@ -115,6 +122,27 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void post_interrupt(const InterruptMessage& message);
   Task<void> write_events();
   void interrupt_written(std::uint64_t slot);
+
+  // Two tiers.
+  void enter_port(UnitRequest& request);
+  void look_up_first_level(std::uint64_t request);
+  void look_up_port_tlb_later(UnitRequest& request);
+  void look_up_port_tlb(std::uint64_t request);
+  [[nodiscard]] bool may_hit_at_port(const UnitRequest& request) const;
+  enum class PortLookup : std::uint8_t { First, Again };
+  [[nodiscard]] bool answer_at_port(UnitRequest& request, const CachedTranslation* found, PortLookup lookup);
+  void leave_port(UnitRequest& request);
+  void arrive_at_shared(std::uint64_t request);
+  void send_back(UnitRequest& request);
+  void arrive_next_at_port(std::uint64_t);
+  void arrive_at_port(UnitRequest& request);
+  void hand_on(std::uint8_t port, UnitRequest* followers);
+  void look_up_again(UnitRequest& request);
+  [[nodiscard]] PortSlots& slots_of(std::uint8_t port) { return slots_[port % slots_.size()]; }
+
+  // Walks ahead.
+  void prefetch_behind(const MissEntry& demanded, const Translation& translation);
+  void prefetch_finished(MissEntry& entry, const TranslationResponse& response);
 
   // Stalls.
   enum class Woken : std::uint8_t { No, Yes };
@@ -141,6 +169,7 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   [[nodiscard]] bool is_recording() const override { return is_writing_events_; }
   void when_recorded(std::coroutine_handle<> waiter) override;
 
+  void overtake(MissEntry& entry);
   void overtake_walks(const InvalidationScope& scope);
   void overtake_contexts(const InvalidationScope& scope);
   void drain_answered(const InvalidationScope& scope);
@@ -161,6 +190,9 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   MmioTarget registers_;
   MemorySystem::Port& memory_;
 
+  bool has_ports_;                          // in two tiers
+  std::vector<PortSlots> slots_;            // by port
+  Fifo<UnitRequest*> returning_;            // answered, on the way to their port
   std::vector<Picoseconds> lookup_starts_;  // of the last lookup_ports lookups, oldest at next_port_
   std::size_t next_port_ = 0;
   std::uint64_t next_sequence_ = 0;

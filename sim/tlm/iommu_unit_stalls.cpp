@@ -16,13 +16,14 @@ void IommuUnit::stall(UnitRequest& request, const Fault& fault) {
   if (fault.awaits_stall) {
     ++statistics_.stalls.deferred;
     stalled_.defer(request);
-    request.internal.was_woken = false;
-    return;
+  } else {
+    ++statistics_.stalls.held;
+    stalled_.hold(request);
+    write_down(fault);
   }
   request.internal.was_woken = false;
-  ++statistics_.stalls.held;
-  stalled_.hold(request);
-  write_down(fault);
+  // Who followed it may need less than what it was refused.
+  if (request.internal.slot) hand_on(request.port, slots_of(request.port).detach(request));
 }
 
 // Whatever waits for this request's answer waits no longer: neither requests behind it nor a fence. What it learnt is
@@ -44,7 +45,9 @@ void IommuUnit::step_aside(UnitRequest& request) {
 // As though it had just arrived.
 void IommuUnit::retry(UnitRequest& request, Woken woken) {
   request.split.stalled += calendar_.now() - request.internal.stalled_since;
+  const auto slot = request.internal.slot;
   request.internal = {};
+  request.internal.slot = slot;
   request.internal.was_woken = woken == Woken::Yes;
   request.path = UnitPath::Hit;
   admit(request);
@@ -62,7 +65,11 @@ void IommuUnit::terminate(UnitRequest& request, Termination termination) {
 
 void IommuUnit::deliver_terminated(std::uint64_t request) {
   // NOLINTNEXTLINE(performance-no-int-to-ptr): calendar arguments are integers
-  deliver(*reinterpret_cast<UnitRequest*>(request));
+  UnitRequest& ended = *reinterpret_cast<UnitRequest*>(request);
+  const std::uint8_t port = ended.port;
+  UnitRequest* followers = ended.internal.slot ? slots_of(port).release(ended) : nullptr;
+  deliver(ended);
+  hand_on(port, followers);
 }
 
 void IommuUnit::resolve_stalls(const std::vector<StallResolution>& resolutions) {

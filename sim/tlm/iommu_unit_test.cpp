@@ -117,7 +117,7 @@ TEST(IommuUnit, LargePageIsOneEntryForAllItsSmallPages) {
 TEST(IommuUnit, FirstLevelHitSparesTheMainLookup) {
   IommuParameters p = some();
   p.first_level = {.entries = 4, .ways = 0};
-  p.first_level_ports = 2;
+  p.ports = 2;
   p.timing.first_level_latency = 1_ns;
   Machine m(p);
   map_pages(m, 1);
@@ -562,7 +562,7 @@ TEST(TranslationCaches, ProcessInvalidationReachesTheFirstLevelWithoutStageOne) 
   context.process = AsidTag(3);
   TranslationRequest request;
   request.requester = kNic;
-  caches.fill_first_level(0, request, context.stage1_tag(), CachedTranslation{}, caches.epoch().first_level);
+  caches.fill_port(0, request, context.stage1_tag(), CachedTranslation{}, caches.epoch().ports);
   ASSERT_NE(caches.find_first_level(0, request), nullptr);
   caches.erase({.kind = InvalidationKind::ProcessContext, .domain = DomainTag(7), .asid = AsidTag(3)});
   EXPECT_EQ(caches.find_first_level(0, request), nullptr);

@@ -25,6 +25,10 @@ Picoseconds& share_of(LatencySplit& split, AccessKind kind) {
 
 bool WalkPort::begin(MemoryAccess& access) {
   settle();
+  if (purpose_ == Purpose::Speculation && access.op != MemoryOp::Read) {
+    access.failed = true;
+    return true;
+  }
   begun_ = calendar_.now() - std::exchange(lead_in_, Picoseconds{});
   kind_ = access.kind;
   is_open_ = true;
@@ -52,8 +56,9 @@ void WalkPort::settle() {
   share_of(spent_, kind_) += calendar_.now() - begun_ - waited;
 }
 
-void WalkPort::reset(Picoseconds lead_in) {
+void WalkPort::reset(Picoseconds lead_in, Purpose purpose) {
   lead_in_ = lead_in;
+  purpose_ = purpose;
   is_open_ = false;
   spent_ = {};
   reads_ = {};
@@ -105,7 +110,9 @@ MissEntry* TableWalkers::allocate(const MissKey& key, const WalkEpoch& began) {
   entry.is_used = true;
   entry.is_walking = false;
   entry.is_overtaken = false;
-  entry.port = nullptr;
+  entry.accounts = nullptr;
+  entry.purpose = WalkPort::Purpose::Demand;
+  entry.draining.reset();
   entry.began = began;
   std::uint32_t& bucket = bucket_of(key);
   entry.next_in_bucket = bucket;
@@ -177,9 +184,9 @@ void TableWalkers::dispatch(Pool<Job>& pool) {
 void TableWalkers::begin_walk(std::uint64_t index) {
   auto& slot = *walks_.slots[index];
   MissEntry& entry = *slot.job;
-  slot.port.reset(walks_.start_latency);
+  slot.port.reset(walks_.start_latency, entry.purpose);
   slot.view.begin(entry.began.translations);
-  entry.port = &slot.port;
+  entry.accounts = &slot.port;
   entry.slot = static_cast<std::uint32_t>(index);
   entry.is_walking = true;
   slot.root = run_walk(static_cast<std::uint32_t>(index));
@@ -190,15 +197,14 @@ Task<void> TableWalkers::run_walk(std::uint32_t index) {
   auto& slot = *walks_.slots[index];
   MissEntry& entry = *slot.job;
   const WalkAids aids{.caches = &slot.view, .observer = nullptr};
-  const TranslationResponse response =
-      co_await core_.walk(entry.requests.first()->translation, entry.context, slot.port, aids);
+  const TranslationResponse response = co_await core_.walk(entry.translation, entry.context, slot.port, aids);
   slot.port.settle();
   client_.walk_finished(entry, response);
 }
 
 void TableWalkers::begin_fetch(std::uint64_t index) {
   auto& slot = *contexts_.slots[index];
-  slot.port.reset(contexts_.start_latency);
+  slot.port.reset(contexts_.start_latency, WalkPort::Purpose::Demand);
   slot.job->port = &slot.port;
   slot.job->slot = static_cast<std::uint32_t>(index);
   slot.job->began = caches_.epoch();

@@ -12,6 +12,7 @@
 #include "sim/base/calendar.hpp"
 #include "sim/base/task.hpp"
 #include "sim/tlm/fifo.hpp"
+#include "sim/tlm/in_flight.hpp"
 #include "sim/tlm/iommu_parameters.hpp"
 #include "sim/tlm/iommu_statistics.hpp"
 #include "sim/tlm/memory_system.hpp"
@@ -28,8 +29,10 @@ class WalkPort final : public MemoryPort {
       : calendar_(calendar), memory_(memory), issue_(issue) {}
 
   bool begin(MemoryAccess& access) override;
-  // A new walk begins; `lead_in` has been spent before its first access and is charged to that.
-  void reset(Picoseconds lead_in);
+  // A new walk begins; `lead_in` has been spent before its first access and is charged to that. A speculative one
+  // leaves memory as it is: what would change it fails.
+  enum class Purpose : std::uint8_t { Demand, Speculation };
+  void reset(Picoseconds lead_in, Purpose purpose);
   // Closes the account of the last access: call when the walk has ended.
   void settle();
 
@@ -45,6 +48,7 @@ class WalkPort final : public MemoryPort {
   Picoseconds begun_;
   AccessKind kind_ = AccessKind::Data;
   bool is_open_ = false;
+  Purpose purpose_ = Purpose::Demand;
   LatencySplit spent_;
   std::array<std::uint32_t, kAccessKinds> reads_{};
   std::uint32_t marks_ = 0;
@@ -84,11 +88,15 @@ struct MissEntry {
   MissKey key;
   Context context;
   WalkTag tag;
-  RequestChain requests;  // the first started the walk
+  TranslationRequest translation;  // what is walked
+  std::uint8_t port = 0;
+  WalkPort::Purpose purpose = WalkPort::Purpose::Demand;
+  RequestChain requests;  // of a demanded walk, the first started it
   WalkEpoch began;
   bool is_walking = false;    // table reads have begun
   bool is_overtaken = false;  // an invalidation covers it: its own requests are drained, later ones walk again
-  WalkPort* port = nullptr;   // its walker's accounts, once walking
+  std::optional<InFlightTracker::Ticket> draining;  // a fence waits for a speculative walk itself
+  WalkPort* accounts = nullptr;                     // of its walker, once walking
   std::uint32_t slot = 0;
   std::uint32_t next_in_bucket = 0;
   bool is_used = false;
@@ -120,10 +128,11 @@ class TableWalkers {
   // The entry on which requests with this key may wait; null when there is none.
   [[nodiscard]] MissEntry* find(const MissKey& key);
   // A new entry; null when all are taken. `began` is when the context was looked for: a walk that reads fresh entries
-  // of tables that an old context points to is an old walk. Fill in context, tag and the first request, then start().
+  // of tables that an old context points to is an old walk. Fill in what is walked and for whom, then start().
   MissEntry* allocate(const MissKey& key, const WalkEpoch& began);
   void start(MissEntry& entry);
   [[nodiscard]] bool has_free_entry() const { return !free_entries_.empty(); }
+  [[nodiscard]] bool has_idle_walker() const { return !walks_.free.empty() && walks_.waiting.is_empty(); }
 
   // The fetch under way for this requester; null when there is none.
   [[nodiscard]] ContextFetch* find_fetch(const TranslationRequest& request);

@@ -16,7 +16,7 @@ namespace iommu::testing_core {
 
 // clang-format off
 inline constexpr auto kEntry = layout("test entry", "-", 64, {
-    {"R", 0, 0}, {"W", 1, 1}, {"LEAF", 2, 2}, {"A", 3, 3}, {"ign", 11, 4, FieldKind::Ignored}, {"ADDR", 51, 12},
+    {"R", 0, 0}, {"W", 1, 1}, {"LEAF", 2, 2}, {"A", 3, 3}, {"G", 4, 4}, {"ign", 11, 5, FieldKind::Ignored}, {"ADDR", 51, 12},
     {"ign", 63, 52, FieldKind::Ignored}});
 // clang-format on
 static_assert(kEntry.is_partition());
@@ -36,6 +36,7 @@ struct Format {
     d.kind = !d.allowed.allow(access) ? EntryKind::Denied : is_leaf ? EntryKind::Leaf : EntryKind::Table;
     d.next_level = static_cast<Level>(level - 1);
     d.page_lg2 = static_cast<std::uint8_t>(span_lg2(level));
+    d.attributes.is_global = is_leaf && get<kEntry, "G">(entry) != 0;
     return d;
   }
   [[nodiscard]] std::optional<std::uint64_t> mark_used(std::uint64_t entry, Level, Access) const {
@@ -59,7 +60,16 @@ inline constexpr FaultRow kDenied{3, "DENIED", FaultClass::Permission, false, "-
 inline constexpr FaultRow kNoMemory{4, "NO_MEMORY", FaultClass::MemoryAccess, false, "-", "table outside memory"};
 
 // Commands are two words: opcode | tag << 32, operand.
-enum Opcode : std::uint32_t { kFlushAll = 1, kFlushDomain, kFlushPage, kFlushContext, kFence, kFlushDevice };
+enum Opcode : std::uint32_t {
+  kFlushAll = 1,
+  kFlushDomain,
+  kFlushPage,
+  kFlushContext,
+  kFence,
+  kFlushDevice,
+  kFlushAsid,
+  kFlushAsidPage
+};
 // Registers.
 enum Offset : std::uint64_t { kTail = 0x00, kEnable = 0x08, kFlushNow = 0x10 };
 
@@ -126,6 +136,7 @@ class Core final : public IommuCore {
     const Format format{marks};
     const std::uint64_t input = request.address.value();
     std::optional<WalkResult> result;
+    MemoryAttributes attributes;
     if (context.kind == ContextKind::Nested) {
       const NestedTables<Format> nested{memory,         AccessKind::Stage1Entry, Format{},
                                         context.stage2, context.stage2_tag(),    aids};
@@ -133,6 +144,7 @@ class Core final : public IommuCore {
                                                     Stage::Stage1, context.stage1_tag(), aids);
       result = first;
       if (const auto* leaf = std::get_if<WalkLeaf>(&first)) {
+        attributes = leaf->attributes;
         const WalkResult second = co_await nested.translate(Gpa(leaf->address), request.access);
         result = second;
         if (auto* both = std::get_if<WalkLeaf>(&*result)) {
@@ -147,7 +159,7 @@ class Core final : public IommuCore {
       result = only;
     }
     if (const auto* leaf = std::get_if<WalkLeaf>(&*result)) {
-      response = Translation{Hpa(leaf->address), leaf->page_lg2, leaf->allowed, {}, false};
+      response = Translation{Hpa(leaf->address), leaf->page_lg2, leaf->allowed, attributes, false};
     } else {
       const auto kind = std::get<WalkStop>(*result).kind;
       response = fault(kind == StopKind::Denied         ? kDenied
@@ -178,6 +190,10 @@ class Core final : public IommuCore {
     const std::uint64_t operand = command.words[1];
     InvalidationScope scope;
     if (opcode == kFlushDomain || opcode == kFlushPage) scope.domain = DomainTag(tag);
+    // Of an address space in any domain: all but global pages, or one page, global or not.
+    if (opcode == kFlushAsid || opcode == kFlushAsidPage) scope.asid = AsidTag(tag);
+    if (opcode == kFlushAsidPage) scope.range = AddressRange{operand, operand + kPageSize.value() - 1};
+    scope.global_pages = opcode == kFlushAsidPage;
     if (opcode == kFlushPage) scope.range = AddressRange{operand, operand + kPageSize.value() - 1};
     if (opcode == kFlushContext) scope.kind = InvalidationKind::Context;
     if (opcode == kFlushDevice) scope.kind = InvalidationKind::DeviceTlb;

@@ -40,10 +40,16 @@ class Machine {
 
   // A request that the machine owns. Done when `completed(id)` has a value.
   std::size_t submit(Iova address, Access access = Access::Read, RequesterId requester = kNic) {
+    return submit_at(0, address, access, requester, std::nullopt);
+  }
+  // At one of the unit's ports.
+  std::size_t submit_at(std::uint8_t port, Iova address, Access access, RequesterId requester,
+                        std::optional<Pasid> pasid) {
     requests_.emplace_back();
     UnitRequest& r = requests_.back();
+    r.port = port;
     r.translation = {.requester = requester,
-                     .pasid = std::nullopt,
+                     .pasid = pasid,
                      .address = address,
                      .length = 64_B,
                      .access = access,

@@ -15,6 +15,12 @@ BlockKey block(const WalkTag& tag, std::uint64_t address, std::uint8_t lg2, bool
   return {tag, address >> lg2, lg2, is_leaf};
 }
 
+// Of a final translation.
+BlockKey leaf(const WalkTag& tag, std::uint64_t address, std::uint8_t lg2, bool is_global) {
+  if (!is_global || !tag.asid) return block(tag, address, lg2);
+  return {{tag.domain, std::nullopt}, address >> lg2, lg2, true, true};
+}
+
 ContextKey who_is(const TranslationRequest& request, const WalkTag& tag = {}) {
   return {request.requester, request.pasid, tag};
 }
@@ -41,6 +47,8 @@ TranslationCaches::TranslationCaches(const IommuParameters& parameters, std::uin
       iotlb_(parameters.iotlb, seed + 2),
       large_(parameters.iotlb_large, seed + 3),
       has_large_(parameters.iotlb_large.entries != 0),
+      has_first_level_(parameters.first_level.entries != 0),
+      has_port_tlb_(parameters.port_tlb.entries != 0),
       leaves_(parameters.stage2_leaf_cache, seed + 4),
       ghosts_(ghost_shape(parameters), seed + 5) {
   for (std::size_t level = 0; level < IommuParameters::kLevels; ++level) {
@@ -49,9 +57,9 @@ TranslationCaches::TranslationCaches(const IommuParameters& parameters, std::uin
     has_tables_[0] = has_tables_[0] || parameters.stage1_walk_cache[level].entries != 0;
     has_tables_[1] = has_tables_[1] || parameters.stage2_walk_cache[level].entries != 0;
   }
-  if (parameters.first_level.entries == 0) return;
-  for (std::uint32_t port = 0; port < parameters.first_level_ports; ++port)
-    first_level_.emplace_back(parameters.first_level, seed + 32 + port);
+  for (std::uint32_t port = 0; port < parameters.ports; ++port)
+    ports_.push_back(
+        {.first_level = {parameters.first_level, seed + 32 + port}, .main = {parameters.port_tlb, seed + 512 + port}});
 }
 
 const Context* TranslationCaches::find_context(const TranslationRequest& request) {
@@ -65,39 +73,76 @@ void TranslationCaches::fill_context(const TranslationRequest& request, const Co
   ++(filled ? statistics_.contexts.fills : statistics_.contexts.fills_dropped);
 }
 
-const CachedTranslation* TranslationCaches::find(const WalkTag& tag, Iova address) {
+const CachedTranslation* TranslationCaches::find_tagged(const WalkTag& tag, Iova address) {
   return sizes_.first([&](std::uint8_t lg2) -> const CachedTranslation* {
     return cache_for(lg2).find(block(tag, address.value(), lg2));
   });
 }
 
+const CachedTranslation* TranslationCaches::find_global(const WalkTag& tag, Iova address) {
+  return sizes_.first([&](std::uint8_t lg2) -> const CachedTranslation* {
+    return cache_for(lg2).find(leaf(tag, address.value(), lg2, true));
+  });
+}
+
 void TranslationCaches::fill(const WalkTag& tag, Iova address, const Translation& translation, Epoch began) {
   const std::uint8_t lg2 = translation.page_lg2;
-  const bool filled = cache_for(lg2).fill(block(tag, address.value(), lg2), CachedTranslation::of(translation), began);
+  const BlockKey key = leaf(tag, address.value(), lg2, translation.attributes.is_global);
+  const bool filled = cache_for(lg2).fill(key, CachedTranslation::of(translation), began);
   if (filled) sizes_.add(lg2);
+  has_globals_ = has_globals_ || (filled && key.is_global);
   ++(filled ? statistics_.iotlb.fills : statistics_.iotlb.fills_dropped);
 }
 
-const CachedTranslation* TranslationCaches::find_first_level(std::uint8_t port, const TranslationRequest& request) {
-  FirstLevel& cache = first_level_[port % first_level_.size()];
-  const auto* found = first_level_sizes_.first([&](std::uint8_t lg2) -> const CachedTranslation* {
-    return cache.find({who_is(request), request.address.value() >> lg2, lg2});
+const CachedTranslation* TranslationCaches::find_at(PortTlb& tlb, const TranslationRequest& request,
+                                                    CacheCounts& counts) {
+  const auto* found = port_sizes_.first([&](std::uint8_t lg2) -> const CachedTranslation* {
+    return tlb.find({who_is(request), request.address.value() >> lg2, lg2});
   });
-  ++(found != nullptr ? statistics_.first_level.hits : statistics_.first_level.misses);
+  ++(found != nullptr ? counts.hits : counts.misses);
   return found;
 }
 
-void TranslationCaches::fill_first_level(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag,
-                                         const CachedTranslation& translation, Epoch began) {
+const CachedTranslation* TranslationCaches::find_port_tlb(std::uint8_t port, const TranslationRequest& request) {
+  PortTlbs& tlbs = port_of(port);
+  const auto* found = find_at(tlbs.main, request, statistics_.port_tlb);
+  if (found == nullptr || !has_first_level_) return found;
+  const std::uint8_t lg2 = found->page_lg2;
+  const RequesterBlockKey wanted{who_is(request), request.address.value() >> lg2, lg2};
+  tlbs.first_level.fill(*tlbs.main.stored_key(wanted), *found, tlbs.first_level.epoch());
+  ++statistics_.first_level.fills;
+  return found;
+}
+
+void TranslationCaches::fill_port(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag,
+                                  const CachedTranslation& translation, Epoch began) {
   const std::uint8_t lg2 = translation.page_lg2;
-  FirstLevel& cache = first_level_[port % first_level_.size()];
-  const bool filled = cache.fill({who_is(request, tag), request.address.value() >> lg2, lg2}, translation, began);
-  if (filled) first_level_sizes_.add(lg2);
-  ++(filled ? statistics_.first_level.fills : statistics_.first_level.fills_dropped);
+  const RequesterBlockKey key{who_is(request, tag), request.address.value() >> lg2, lg2,
+                              translation.attributes.is_global};
+  PortTlbs& tlbs = port_of(port);
+  const auto fill = [&](PortTlb& tlb, CacheCounts& counts) {
+    const bool filled = tlb.fill(key, translation, began);
+    if (filled) port_sizes_.add(lg2);
+    ++(filled ? counts.fills : counts.fills_dropped);
+  };
+  if (has_first_level_) fill(tlbs.first_level, statistics_.first_level);
+  if (has_port_tlb_) fill(tlbs.main, statistics_.port_tlb);
+}
+
+bool TranslationCaches::holds(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag) const {
+  const std::uint64_t address = request.address.value();
+  const PortTlbs& tlbs = ports_[port % ports_.size()];
+  const auto at_port = [&](std::uint8_t lg2) { return tlbs.main.peek({who_is(request), address >> lg2, lg2}); };
+  const auto shared = [&](std::uint8_t lg2) {
+    const TranslationCache& cache = has_large_ && lg2 >= kLargeLg2 ? large_ : iotlb_;
+    const auto* own = cache.peek(block(tag, address, lg2));
+    return own != nullptr || !has_globals_ ? own : cache.peek(leaf(tag, address, lg2, true));
+  };
+  return port_sizes_.first(at_port) != nullptr || sizes_.first(shared) != nullptr;
 }
 
 bool TranslationCaches::was_removed_needlessly(const WalkTag& tag, Iova address, const Translation& translation) {
-  Ghost* ghost = ghosts_.find(block(tag, address.value(), translation.page_lg2));
+  Ghost* ghost = ghosts_.find(leaf(tag, address.value(), translation.page_lg2, translation.attributes.is_global));
   if (ghost == nullptr || !ghost->is_live) return false;
   ghost->is_live = false;
   const CachedTranslation now = CachedTranslation::of(translation);
@@ -107,10 +152,13 @@ bool TranslationCaches::was_removed_needlessly(const WalkTag& tag, Iova address,
 void TranslationCaches::erase(const InvalidationScope& scope) {
   const bool is_context = scope.kind == InvalidationKind::Context || scope.kind == InvalidationKind::ProcessContext;
   if (!is_context && scope.kind != InvalidationKind::Iotlb) return;
-  // First-level entries carry the address space of stage 1, which need not be what the process table is indexed by.
-  InvalidationScope first_level_scope = scope;
-  if (scope.kind == InvalidationKind::ProcessContext) first_level_scope.asid.reset();
-  for (FirstLevel& cache : first_level_) statistics_.first_level.erased += cache.erase(first_level_scope);
+  // Entries of ports carry the address space of stage 1, which need not be what the process table is indexed by.
+  InvalidationScope port_scope = scope;
+  if (scope.kind == InvalidationKind::ProcessContext) port_scope.asid.reset();
+  for (PortTlbs& tlbs : ports_) {
+    statistics_.first_level.erased += tlbs.first_level.erase(port_scope);
+    statistics_.port_tlb.erased += tlbs.main.erase(port_scope);
+  }
   if (is_context) {
     statistics_.contexts.erased += contexts_.erase(scope);
     return;
@@ -127,10 +175,10 @@ void TranslationCaches::erase(const InvalidationScope& scope) {
 
 std::uint32_t TranslationCaches::entries_examined(const InvalidationScope& scope) const {
   if (scope.kind == InvalidationKind::Context || scope.kind == InvalidationKind::ProcessContext)
-    return contexts_.shape().entries;
+    return std::max(contexts_.shape().entries, ports_.front().main.shape().entries);
   if (scope.kind != InvalidationKind::Iotlb) return 0;
   std::uint32_t most = std::max(examined(iotlb_.shape(), scope), examined(large_.shape(), scope));
-  most = std::max(most, examined(leaves_.shape(), scope));
+  most = std::max({most, examined(leaves_.shape(), scope), examined(ports_.front().main.shape(), scope)});
   if (scope.leaf_only) return most;
   for (std::size_t level = 0; level < IommuParameters::kLevels; ++level)
     most = std::max({most, examined(stage1_[level].shape(), scope), examined(stage2_[level].shape(), scope)});

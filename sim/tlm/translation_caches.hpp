@@ -43,12 +43,14 @@ struct ContextKey {
   }
 };
 
-// A block of an input address space: `number` is the address shifted by `lg2`.
+// A block of an input address space: `number` is the address shifted by `lg2`. A global page belongs to every address
+// space of its domain: its tag names none.
 struct BlockKey {
   WalkTag tag;
   std::uint64_t number = 0;
   std::uint8_t lg2 = kPageLg2;
   bool is_leaf = true;
+  bool is_global = false;
 
   friend bool operator==(const BlockKey&, const BlockKey&) = default;
   [[nodiscard]] std::uint64_t hash() const {
@@ -58,24 +60,34 @@ struct BlockKey {
   [[nodiscard]] std::uint64_t set_index() const { return number; }
   [[nodiscard]] AddressRange range() const { return {number << lg2, (number << lg2) + ((1ULL << lg2) - 1)}; }
   [[nodiscard]] CacheTags tags() const {
-    return {.domain = tag.domain, .asid = tag.asid, .requester = {}, .range = range(), .is_leaf = is_leaf};
+    return {.domain = tag.domain,
+            .asid = tag.asid,
+            .requester = {},
+            .range = range(),
+            .is_leaf = is_leaf,
+            .is_global = is_global};
   }
 };
 
-// The same for first-level TLBs, which know the requester and not yet its context.
+// The same for the TLBs of ports, which know the requester and not yet its context. Whether the page is global takes no
+// part in equality.
 struct RequesterBlockKey {
   ContextKey who;
   std::uint64_t number = 0;
   std::uint8_t lg2 = kPageLg2;
+  bool is_global = false;
 
-  friend bool operator==(const RequesterBlockKey&, const RequesterBlockKey&) = default;
+  friend bool operator==(const RequesterBlockKey& a, const RequesterBlockKey& b) {
+    return a.number == b.number && a.lg2 == b.lg2 && a.who == b.who;
+  }
   [[nodiscard]] std::uint64_t hash() const { return mix(who.hash(), number << 6 ^ lg2); }
   [[nodiscard]] std::uint64_t set_index() const { return number; }
   [[nodiscard]] CacheTags tags() const {
     return {.domain = who.tag.domain,
-            .asid = who.tag.asid,
+            .asid = is_global ? std::nullopt : who.tag.asid,
             .requester = who.requester,
-            .range = {number << lg2, (number << lg2) + ((1ULL << lg2) - 1)}};
+            .range = {number << lg2, (number << lg2) + ((1ULL << lg2) - 1)},
+            .is_global = is_global};
   }
 };
 
@@ -115,7 +127,7 @@ class PageSizes {
 struct WalkEpoch {
   Epoch translations = 0;
   Epoch contexts = 0;
-  Epoch first_level = 0;  // sees the scopes of both
+  Epoch ports = 0;  // sees the scopes of both
 };
 
 class TranslationCaches {
@@ -123,20 +135,33 @@ class TranslationCaches {
   TranslationCaches(const IommuParameters& parameters, std::uint64_t seed, IommuStatistics& statistics);
 
   [[nodiscard]] WalkEpoch epoch() const {
-    return {iotlb_.epoch(), contexts_.epoch(), has_first_level() ? first_level_.front().epoch() : 0};
+    // The TLBs of ports all see the same scopes.
+    return {iotlb_.epoch(), contexts_.epoch(), ports_.front().first_level.epoch()};
   }
 
   const Context* find_context(const TranslationRequest& request);
   void fill_context(const TranslationRequest& request, const Context& context, Epoch began);
 
   // The IOTLB; null on a miss. Permissions are the caller's to check.
-  const CachedTranslation* find(const WalkTag& tag, Iova address);
+  const CachedTranslation* find(const WalkTag& tag, Iova address) {
+    const CachedTranslation* found = find_tagged(tag, address);
+    return found == nullptr && has_globals_ && tag.asid ? find_global(tag, address) : found;
+  }
   void fill(const WalkTag& tag, Iova address, const Translation& translation, Epoch began);
 
-  [[nodiscard]] bool has_first_level() const { return !first_level_.empty(); }
-  const CachedTranslation* find_first_level(std::uint8_t port, const TranslationRequest& request);
-  void fill_first_level(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag,
-                        const CachedTranslation& translation, Epoch began);
+  // Of the TLBs of ports.
+  [[nodiscard]] bool has_first_level() const { return has_first_level_; }
+  [[nodiscard]] bool has_port_tlb() const { return has_port_tlb_; }
+  const CachedTranslation* find_first_level(std::uint8_t port, const TranslationRequest& request) {
+    return find_at(port_of(port).first_level, request, statistics_.first_level);
+  }
+  // What it finds moves into the first level as well.
+  const CachedTranslation* find_port_tlb(std::uint8_t port, const TranslationRequest& request);
+  // Both levels, as far as they exist.
+  void fill_port(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag,
+                 const CachedTranslation& translation, Epoch began);
+  // Whether a request from this port would hit somewhere; counts and marks nothing.
+  [[nodiscard]] bool holds(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag) const;
 
   // True when the translation had been resident, unchanged, until an invalidation removed it; asked once per walk.
   bool was_removed_needlessly(const WalkTag& tag, Iova address, const Translation& translation);
@@ -154,9 +179,13 @@ class TranslationCaches {
 
  private:
   using TranslationCache = AssociativeCache<BlockKey, CachedTranslation>;
-  using FirstLevel = AssociativeCache<RequesterBlockKey, CachedTranslation>;
+  using PortTlb = AssociativeCache<RequesterBlockKey, CachedTranslation>;
   using TableCache = AssociativeCache<BlockKey, CachedTable>;
   using LeafCache = AssociativeCache<BlockKey, CachedStage2Leaf>;
+  struct PortTlbs {
+    PortTlb first_level;
+    PortTlb main;
+  };
   struct Ghost {
     CachedTranslation translation;
     bool is_live = false;
@@ -165,6 +194,10 @@ class TranslationCaches {
   [[nodiscard]] TranslationCache& cache_for(std::uint8_t page_lg2) {
     return has_large_ && page_lg2 >= kLargeLg2 ? large_ : iotlb_;
   }
+  [[nodiscard]] PortTlbs& port_of(std::uint8_t port) { return ports_[port % ports_.size()]; }
+  const CachedTranslation* find_at(PortTlb& tlb, const TranslationRequest& request, CacheCounts& counts);
+  const CachedTranslation* find_tagged(const WalkTag& tag, Iova address);
+  const CachedTranslation* find_global(const WalkTag& tag, Iova address);
   std::vector<TableCache>& tables_of(Stage stage) { return stage == Stage::Stage1 ? stage1_ : stage2_; }
   std::array<CacheCounts, 5>& counts_of(Stage stage) {
     return stage == Stage::Stage1 ? statistics_.stage1_walk_cache : statistics_.stage2_walk_cache;
@@ -177,9 +210,12 @@ class TranslationCaches {
   TranslationCache iotlb_;
   TranslationCache large_;
   bool has_large_;
+  bool has_globals_ = false;  // a global page has been cached
   PageSizes sizes_;
-  std::vector<FirstLevel> first_level_;
-  PageSizes first_level_sizes_;
+  std::vector<PortTlbs> ports_;
+  bool has_first_level_;
+  bool has_port_tlb_;
+  PageSizes port_sizes_;
   std::vector<TableCache> stage1_;
   std::vector<TableCache> stage2_;
   std::array<bool, 2> has_tables_{};

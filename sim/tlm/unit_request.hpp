@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "sim/base/calendar.hpp"
+#include "sim/translation/cache.hpp"
 #include "sim/translation/request.hpp"
 #include "sim/translation/walk_cache.hpp"
 
@@ -42,7 +43,7 @@ struct LatencySplit {
 struct UnitRequest {
   // Set by the submitter, not touched by the unit.
   TranslationRequest translation;
-  std::uint8_t port = 0;  // which first-level TLB looks first; ignored when the unit has none
+  std::uint8_t port = 0;  // of the unit, whose TLBs look first
   Calendar::Action done = nullptr;
   void* context = nullptr;
   std::uint64_t argument = 0;
@@ -76,6 +77,9 @@ struct UnitRequest {
     bool is_outdated = false;                // stalled by tables that were invalidated since
     bool was_woken = false;  // translated anew because a stall's tag was free: passes that on if it needs none
     Picoseconds stalled_since;
+    std::optional<std::uint32_t> slot;  // of its port, from its way to the shared part until the answer is there
+    std::optional<Epoch> fills_port;    // the answer may be kept by the port; what it rests on is as old as this
+    bool is_behind_port = false;        // its answer has a message's way to go
   } internal;
 };
 

@@ -9,16 +9,21 @@ namespace iommu {
 
 class UnitTranslation final : public TranslationPort {
  public:
-  explicit UnitTranslation(IommuUnit& unit) : unit_(unit) {}
+  // `port`: of the unit, that this root port's requests enter by.
+  explicit UnitTranslation(IommuUnit& unit, std::uint8_t port = 0) : unit_(unit), port_(port) {}
   [[nodiscard]] bool can_accept() const override { return unit_.can_accept(); }
   void on_space(Calendar::Action action, void* context, std::uint64_t argument) override {
     unit_.on_space(action, context, argument);
   }
-  void submit(UnitRequest& request) override { unit_.submit(request); }
+  void submit(UnitRequest& request) override {
+    request.port = port_;
+    unit_.submit(request);
+  }
   [[nodiscard]] InFlightTracker& in_flight() override { return unit_.in_flight(); }
 
  private:
   IommuUnit& unit_;
+  std::uint8_t port_;
 };
 
 }  // namespace iommu

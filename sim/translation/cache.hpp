@@ -75,6 +75,12 @@ class AssociativeCache {
     return slot ? &entries_[*slot].value : nullptr;
   }
 
+  // The key under which it is stored, whose tags may say more than the one it is looked for by; null on a miss.
+  [[nodiscard]] const Key* stored_key(const Key& key) const {
+    const auto slot = slot_of(key);
+    return slot ? &entries_[*slot].key : nullptr;
+  }
+
   [[nodiscard]] Epoch epoch() const { return epoch_; }
 
   // Inserts or replaces. False when the cache is absent, or when an invalidation covering the key came after `began`.

@@ -55,13 +55,13 @@ struct CacheTags {
   std::optional<RequesterId> requester{};
   AddressRange range{};
   bool is_leaf = true;
-  bool is_global = false;
+  bool is_global = false;  // of a stage 1, for every address space of the domain
 };
 
 [[nodiscard]] constexpr bool matches(const InvalidationScope& scope, const CacheTags& tags) {
   if (scope.domain && ((scope.domain->value() ^ tags.domain.value()) & ~scope.domain_ignore) != 0) return false;
   if (scope.asid && !(tags.is_global && scope.global_pages) && scope.asid != tags.asid) return false;
-  if (scope.stage1_only && !tags.asid) return false;
+  if (scope.stage1_only && !tags.asid && !tags.is_global) return false;
   if (scope.requester) {
     if (!tags.requester) return false;
     const unsigned different = static_cast<unsigned>(scope.requester->value()) ^ tags.requester->value();
