@@ -57,6 +57,8 @@ class TceDriver final : public FlatDriver {
   std::map<unsigned, Bus> buses_;
 };
 
+// DEVIATION(gart-001): a machine's northbridges all use one table; here each unit has its own, so that a machine with
+// an aperture has one unit.
 class GartDriver final : public FlatDriver {
  public:
   explicit GartDriver(const DriverOptions& options) : window_{kApertureFirst, options.features.aperture_lg2} {}

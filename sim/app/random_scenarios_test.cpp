@@ -55,10 +55,11 @@ class RandomScenario {
     return y + "  memory:\n    size: 4 GiB\n" + row("outstanding", {"1", "2"}) + row("llc_size", {"0 B"});
   }
   std::string topology() {
-    return "topology:\n  iommus: " +
-           any({"[{name: i0, covers: [p0]}, {name: i1, covers: [p1]}]", "[{name: i0, covers: [p0, p1]}]",
-                "[{name: i0, covers: [p0], isolation: bus}, {name: i1, covers: [p1], isolation: none}]"}) +
-           "\n  root_ports: [{name: p0, acs: " + any({"true", "true", "false"}) +
+    const std::string units =
+        any({"[{name: i0, covers: [p0]}, {name: i1, covers: [p1]}]", "[{name: i0, covers: [p0, p1]}]",
+             "[{name: i0, covers: [p0], isolation: bus}, {name: i1, covers: [p1], isolation: none}]"});
+    has_one_unit_ = units.find("i1") == std::string::npos;
+    return "topology:\n  iommus: " + units + "\n  root_ports: [{name: p0, acs: " + any({"true", "true", "false"}) +
            "}, {name: p1}]\n  switches: [{name: s0, upstream: p1, latency: 120 ns, " +
            any({"acs: true", "acs: false", "kind: pci_bridge"}) + "}]\n  group_split: permitted\n";
   }
@@ -118,8 +119,11 @@ class RandomScenario {
   }
   // Guests cannot share their tables, and these guests share buses.
   std::string flat_tables() {
-    return ", {kind: tce, tables: " + any({"hypervisor", "kernel"}) + ", window: " + any({"32 MiB", "4 GiB"}) +
-           "}, {kind: gart, flush: " + any({"map", "wrap"}) + ", aperture: " + any({"32 MiB", "128 MiB"}) + "}";
+    const std::string tce =
+        ", {kind: tce, tables: " + any({"hypervisor", "kernel"}) + ", window: " + any({"32 MiB", "4 GiB"}) + "}";
+    const std::string gart =
+        ", {kind: gart, flush: " + any({"map", "wrap"}) + ", aperture: " + any({"32 MiB", "128 MiB"}) + "}";
+    return tce + (has_one_unit_ ? gart : "");
   }
   std::string families_key() {
     std::string list;
@@ -129,6 +133,7 @@ class RandomScenario {
 
   Rng rng_;
   bool is_lazy_ = false;
+  bool has_one_unit_ = false;
   std::uint64_t guests_ = 1;
 };
 

@@ -173,6 +173,7 @@ void check_flat_table(const Scenario& s, const StrategySetting& strategy, const 
   if (!std::has_single_bit(size.value()))
     complain(path + (is_gart ? ".aperture" : ".window"), "expected a power of two");
   if (is_gart && s.domains.size() != 1) complain(path, "one aperture serves one kernel; there are several domains");
+  if (is_gart && s.topology.iommus.size() != 1) complain(path, "one aperture is of one unit; there are several iommus");
   for (const DeviceSetting& a : s.devices)
     for (const DeviceSetting& b : s.devices)
       if (a.bdf < b.bdf && a.bdf.bus() == b.bdf.bus() && a.domain != b.domain)
