@@ -108,7 +108,7 @@ class RandomScenario {
   }
   std::string strategies() {
     const bool defers = is_lazy_ && rng_.chance(0.5);
-    return "strategies: [passthrough, {kind: swiotlb, pool_size: " + any({"256 KiB", "2 MiB", "8 MiB"}) +
+    return "strategies: [passthrough, {kind: swiotlb, pool_size: " + any({"4 MiB", "8 MiB"}) +
            (rng_.chance(0.5) ? ", areas: " + any({"1", "3", "8"}) : "") +
            "}, grants, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) +
            ", superpages: " + any({"true", "false"}) + (defers ? ", deferred_flush: true" : "") +
