@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "sim/app/platform_parameters.hpp"
+#include "sim/base/check.hpp"
 #include "sim/base/rng.hpp"
 #include "sim/guest/nic_driver.hpp"
 #include "sim/guest/trace_operations.hpp"
@@ -19,7 +20,7 @@ class NicRun final : public DeviceRun {
  public:
   NicRun(const scenario::DeviceSetting& setting, const DeviceEnvironment& e)
       : driver_(e.cpu, e.api, e.pages, nic_driver_setting(setting.workload.nic)),
-        nic_(e.calendar, e.endpoint, e.vcpus, setting.bdf, nic_parameters(setting.workload.nic, e.doorbell_latency)) {
+        nic_(e.calendar, e.dma, e.vcpus, setting.bdf, nic_parameters(setting.workload.nic, e.doorbell_latency)) {
     driver_.connect(e.meter);
   }
   Task<std::string> prepare() override {
@@ -70,7 +71,8 @@ class RandomDmaRun final : public DeviceRun {
         co_await e_.api.map_scatterlist(e_.cpu, pieces(*memory), permissions, guest::DmaUse::Coherent);
     if (mapped.status != guest::DmaStatus::Ok) co_return "its window cannot be mapped (Xen's table pool is too small?)";
     traffic_.emplace(parameters(mapped.address));
-    driver_.emplace(e_.calendar, e_.endpoint, *traffic_, setting_.bdf,
+    SIM_CHECK(e_.pcie != nullptr, "scenarios are checked: no device model emulates random DMA");
+    driver_.emplace(e_.calendar, *e_.pcie, *traffic_, setting_.bdf,
                     WorkloadDriverParameters{.outstanding = static_cast<std::uint32_t>(w.outstanding)},
                     Rng(e_.seed, setting_.name + ".workload"));
     driver_->connect(e_.meter);
@@ -122,7 +124,7 @@ class TraceRun final : public DeviceRun {
   TraceRun(const scenario::DeviceSetting& setting, const DeviceEnvironment& e)
       : operations_(e.api, addresses_for(e.api)),
         player_(*e.trace, {.outstanding = static_cast<std::uint32_t>(setting.workload.trace.dmas_in_flight)},
-                e.calendar, e.cpu, e.endpoint, e.vcpus, operations_) {
+                e.calendar, e.cpu, e.dma, e.vcpus, operations_) {
     player_.set_requester(setting.bdf);
     player_.connect(e.meter);
   }

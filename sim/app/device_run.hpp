@@ -27,7 +27,8 @@ struct DeviceEnvironment {
   Vcpu& cpu;  // runs the driver
   guest::DmaApi& api;
   guest::GuestPages& pages;
-  PcieEndpoint& endpoint;
+  DmaPort& dma;
+  PcieEndpoint* pcie = nullptr;  // null: the device is emulated
   IoMeter& meter;
   std::uint64_t seed = 1;
   Picoseconds doorbell_latency;

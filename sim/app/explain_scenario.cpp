@@ -101,6 +101,9 @@ class ScenarioExplainer {
         out_(out) {}
 
   void explain() {
+    if (guest_.strategy().software_translation() != nullptr)
+      throw std::runtime_error(
+          fmt::format("device '{}' is emulated: software translates its DMA and no table takes part", device_.name));
     ranges_ = mapped_ranges();
     const TranslationRequest request = chosen_request();
     print_question(request);

@@ -47,7 +47,9 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
           .table_owner = strategy.tables == scenario::TableOwner::Kernel ? strategy::TableOwner::Kernel
                                                                          : strategy::TableOwner::Hypervisor,
           .flush_at = strategy.flush == scenario::ApertureFlush::Wrap ? strategy::ApertureFlush::Wrap
-                                                                      : strategy::ApertureFlush::Map};
+                                                                      : strategy::ApertureFlush::Map,
+          .endpoints = strategy.endpoints == scenario::Endpoints::Virtual ? xen::EndpointKind::Virtual
+                                                                          : xen::EndpointKind::Physical};
 }
 
 guest::DmaApiOptions Guest::dma_api_options() const {
@@ -121,7 +123,8 @@ Task<std::string> Guest::take(GuestDevice device) {
                                                       .cpu = cpu,
                                                       .api = *api,
                                                       .pages = *pages_,
-                                                      .endpoint = device.endpoint,
+                                                      .dma = device.dma,
+                                                      .pcie = device.pcie,
                                                       .meter = environment_.meter,
                                                       .seed = environment_.seed,
                                                       .doorbell_latency = environment_.doorbell_latency,

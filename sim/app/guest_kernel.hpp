@@ -16,7 +16,8 @@ namespace iommu {
 // A device as the guest's kernel gets it. References outlive the guest.
 struct GuestDevice {
   const scenario::DeviceSetting& setting;
-  PcieEndpoint& endpoint;
+  DmaPort& dma;
+  PcieEndpoint* pcie = nullptr;  // null: it is emulated
   const Trace* trace = nullptr;
 };
 

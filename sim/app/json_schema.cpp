@@ -80,13 +80,17 @@ Json conditions(const ObjectInfo& object) {
   Json all = Json::array();
   std::vector<std::string> kinds;
   for (const KeyInfo& key : object.keys)
-    if (!key.only_for.empty() && std::ranges::find(kinds, key.only_for) == kinds.end()) kinds.push_back(key.only_for);
+    for (const std::string& kind : key.kinds())
+      if (std::ranges::find(kinds, kind) == kinds.end()) kinds.push_back(kind);
   for (const std::string& kind : kinds) {
     Json required = Json::array();
     Json forbidden = Json::object();
     for (const KeyInfo& key : object.keys) {
-      if (key.only_for == kind && key.need == Need::Required) required.push_back(key.name);
-      if (!key.only_for.empty() && key.only_for != kind) forbidden[key.name] = false;
+      if (key.only_for.empty()) continue;
+      if (!key.is_for(kind))
+        forbidden[key.name] = false;
+      else if (key.need == Need::Required)
+        required.push_back(key.name);
     }
     const std::string& discriminator = object.keys.front().name;
     Json then{{"properties", forbidden}};

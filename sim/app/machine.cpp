@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "sim/app/platform_parameters.hpp"
+#include "sim/base/check.hpp"
 
 namespace iommu {
 
@@ -141,6 +142,7 @@ void Machine::add_root_ports() {
 }
 
 void Machine::add_endpoints() {
+  if (emulates_devices()) return;
   for (const scenario::DeviceSetting& device : scenario_.devices) {
     Picoseconds latency;
     for (const std::size_t s : device.switch_path) latency += scenario_.topology.switches[s].latency;
@@ -148,6 +150,20 @@ void Machine::add_endpoints() {
     parameters.bridge_id = device.shared_id;
     endpoints_.push_back(
         std::make_unique<PcieEndpoint>(engine_.calendar(), *root_ports_[device.root_port_index], parameters));
+  }
+}
+
+void Machine::add_device_models() {
+  for (std::size_t i = 0; i < scenario_.domains.size(); ++i) device_models_.push_back(&vcpus_.add());
+  for (const scenario::DeviceSetting& device : scenario_.devices) {
+    // Devices that share an id share what the guest attached first.
+    const auto attached = std::ranges::find_if(scenario_.devices, [&](const scenario::DeviceSetting& other) {
+      return &other == &device ||
+             (device.shared_id && other.shared_id == device.shared_id && other.domain_index == device.domain_index &&
+              other.iommu_index == device.iommu_index);
+    });
+    emulated_.push_back(std::make_unique<SoftwareEndpoint>(engine_.calendar(), *device_models_[device.domain_index],
+                                                           vcpus_, &warden_, attached->bdf));
   }
 }
 
@@ -171,6 +187,7 @@ Task<std::string> Machine::bring_up() {
   // All vCPUs exist before the first guest sizes its per-CPU caches.
   std::vector<std::vector<Vcpu*>> cpus;
   for (const scenario::DomainSetting& domain : scenario_.domains) cpus.push_back(add_vcpus(domain.vcpus));
+  if (emulates_devices()) add_device_models();
   for (std::size_t i = 0; i < scenario_.domains.size(); ++i) {
     const xen::DomainSetting wanted = domain_setting(scenario_.domains[i], default_context_of(strategy_));
     if (const std::string_view why = xen_->refusal(wanted); !why.empty())
@@ -221,6 +238,11 @@ Task<std::string> Machine::build_domain(std::size_t index, xen::Domain& domain) 
   for (std::size_t d = 0; d < scenario_.devices.size(); ++d) {
     const scenario::DeviceSetting& setting = scenario_.devices[d];
     if (setting.domain_index != index) continue;
+    const Trace* trace = traces_[d] ? &*traces_[d] : nullptr;
+    if (emulates_devices()) {
+      devices.push_back({setting, *emulated_[d], nullptr, trace});
+      continue;
+    }
     xen::DeviceSetting device;
     device.requester = setting.bdf;
     device.unit = setting.iommu_index;
@@ -231,14 +253,23 @@ Task<std::string> Machine::build_domain(std::size_t index, xen::Domain& domain) 
           RequesterId::bdf(setting.bdf.bus(), setting.bdf.device(), static_cast<unsigned>(function)));
     const xen::Errno assigned = co_await xen_->assign_device(boot_cpu_, domain, device);
     if (assigned != xen::Errno::Ok) co_return "device '" + setting.name + "' cannot be assigned to its domain";
-    devices.push_back({setting, *endpoints_[d], traces_[d] ? &*traces_[d] : nullptr});
+    devices.push_back({setting, *endpoints_[d], endpoints_[d].get(), trace});
   }
   const std::string problem = co_await guests_[index]->boot(std::move(devices));
   if (!problem.empty()) co_return problem;
   for (const scenario::DeviceSetting& setting : scenario_.devices)
     if (setting.domain_index == index && shares_id_with_another_domain(setting))
       warden_.tolerate(setting.bdf, foreign_to(domain));
+  if (emulates_devices()) start_emulation(index);
   co_return std::string();
+}
+
+// The guest's strategy is there to translate.
+void Machine::start_emulation(std::size_t domain) {
+  strategy::SoftwareTranslation* translation = guests_[domain]->strategy().software_translation();
+  SIM_CHECK(translation != nullptr, "only strategies that translate for a device model have emulated devices");
+  for (std::size_t d = 0; d < scenario_.devices.size(); ++d)
+    if (scenario_.devices[d].domain_index == domain) emulated_[d]->start(*translation);
 }
 
 bool Machine::shares_id_with_another_domain(const scenario::DeviceSetting& device) const {
@@ -276,6 +307,8 @@ void Machine::reset_statistics() {
   for (const Unit& unit : units_) unit.timed->reset_statistics();
   for (const auto& port : root_ports_) port->reset_statistics();
   for (const auto& endpoint : endpoints_) endpoint->reset_statistics();
+  for (const auto& endpoint : emulated_) endpoint->reset_statistics();
+  for (Vcpu* thread : device_models_) thread->reset_statistics();
   for (std::size_t u = 0; u < xen_->units(); ++u) xen_->unit(u).reset_counters();
   for (const auto& guest : guests_) guest->reset_statistics();
   for (const auto& vif : vifs_) vif->reset_statistics();
@@ -309,13 +342,14 @@ std::size_t Machine::most_reads_of_a_walk() const {
 
 EndpointStatistics Machine::endpoint_statistics() const {
   EndpointStatistics sum;
-  for (const auto& endpoint : endpoints_) {
-    const EndpointStatistics& s = endpoint->statistics();
+  const auto add = [&sum](const EndpointStatistics& s) {
     sum.operations += s.operations;
     sum.bytes += s.bytes;
     sum.faulted += s.faulted;
     sum.latency.merge(s.latency);
-  }
+  };
+  for (const auto& endpoint : endpoints_) add(endpoint->statistics());
+  for (const auto& endpoint : emulated_) add(endpoint->statistics());
   return sum;
 }
 

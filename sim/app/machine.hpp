@@ -12,6 +12,7 @@
 #include "sim/strategy/virtual_interface.hpp"
 #include "sim/tlm/cpu_mmio_port.hpp"
 #include "sim/tlm/engine.hpp"
+#include "sim/tlm/software_endpoint.hpp"
 #include "sim/tlm/unit_translation.hpp"
 
 namespace iommu {
@@ -52,6 +53,8 @@ class Machine {
   // Of one walk since boot, contexts included.
   [[nodiscard]] std::size_t most_reads_of_a_walk() const;
   [[nodiscard]] EndpointStatistics endpoint_statistics() const;
+  // Threads that emulate devices.
+  [[nodiscard]] const std::vector<Vcpu*>& device_models() const { return device_models_; }
   [[nodiscard]] MemoryCounts memory_counts() const;
   [[nodiscard]] Histogram fence_wait() const;
   [[nodiscard]] const xen::Hypervisor& xen() const { return *xen_; }
@@ -73,6 +76,9 @@ class Machine {
   void add_root_ports();
   void add_endpoints();
   void load_traces();
+  [[nodiscard]] bool emulates_devices() const { return strategy_.endpoints == scenario::Endpoints::Virtual; }
+  void add_device_models();
+  void start_emulation(std::size_t domain);
   Task<std::string> bring_up();
   Task<std::string> build_domain(std::size_t index, xen::Domain& domain);
   [[nodiscard]] std::string build_vif(const scenario::VifSetting& vif);
@@ -97,7 +103,9 @@ class Machine {
   std::vector<std::optional<Trace>> traces_;  // by device
   std::vector<Unit> units_;
   std::vector<std::unique_ptr<PcieRootPort>> root_ports_;
-  std::vector<std::unique_ptr<PcieEndpoint>> endpoints_;  // by device
+  std::vector<std::unique_ptr<PcieEndpoint>> endpoints_;     // by device; none where a device model emulates them
+  std::vector<Vcpu*> device_models_;                         // which has one thread a domain
+  std::vector<std::unique_ptr<SoftwareEndpoint>> emulated_;  // by device
   std::unique_ptr<xen::Hypervisor> xen_;
   std::unique_ptr<xen::IommuOp> hypercall_;
   std::vector<xen::Domain*> domains_;  // by place in the scenario; strategies may make others

@@ -83,6 +83,7 @@ class RandomScenario {
         return "{kind: nic, direction: transmit, packet_size: 1500 B, buffer_size: 9 KiB, ring_entries: 32, rate: " +
                any({"1 Gb/s", "100 Gb/s"}) + "}";
       default:
+        emulable_ = false;
         return "{kind: random_dma, access: " + any({"read", "write"}) + ", window: " + any({"2 MiB", "4 MiB"}) +
                ", access_size: " + any({"1 B", "64 B", "4 KiB"}) + ", page_size: " + any({"4 KiB", "2 MiB"}) +
                ", pattern: " + any({"random", "sequential", "strided"}) +
@@ -114,8 +115,14 @@ class RandomScenario {
            ", superpages: " + any({"true", "false"}) + (defers ? ", deferred_flush: true" : "") +
            ", default_context: " + any({"identity", "blocked"}) +
            "}, {kind: nested, doorbell: " + any({"xen", "device_model"}) +
-           "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" +
+           "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" + virtio() +
            (guests_ == 1 ? flat_tables() : "") + "]\n";
+  }
+  std::string virtio() {
+    return ", {kind: virtio_iommu, placement: " + any({"xen", "device_model"}) + "}" +
+           (emulable_ ? ", {kind: virtio_iommu, label: emulated, endpoints: virtual, placement: " +
+                            any({"xen", "device_model"}) + "}"
+                      : "");
   }
   // Guests cannot share their tables, and these guests share buses.
   std::string flat_tables() {
@@ -134,6 +141,7 @@ class RandomScenario {
   Rng rng_;
   bool is_lazy_ = false;
   bool has_one_unit_ = false;
+  bool emulable_ = true;  // no device does what no device model emulates
   std::uint64_t guests_ = 1;
 };
 

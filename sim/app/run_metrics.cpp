@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <tuple>
 
 namespace iommu {
 
@@ -110,6 +111,26 @@ std::array<std::uint64_t, kCommandKinds.size()> by_kind(const xen::InvalidationC
           c.iotlb_global, c.device_tlb,      c.interrupt_entry, c.fence};
 }
 
+// Of guests with a virtio-iommu, if there are any.
+void set_virtio(RunResult& r, const Machine& machine) {
+  xen::VirtioIommuCounters sum;
+  bool has_any = false;
+  for (const auto& guest : machine.guests()) {
+    const auto c = guest->strategy().counters().virtio;
+    if (!c) continue;
+    has_any = true;
+    for (std::size_t i = 0; i < sum.requests.size(); ++i) sum.requests[i] += c->requests[i];
+    sum.refused += c->refused;
+  }
+  if (!has_any) return;
+  static_assert(std::tuple_size_v<decltype(sum.requests)> == kVirtioRequestNames.size());
+  for (std::size_t i = 0; i < sum.requests.size(); ++i)
+    r.set({"virtio.requests", kVirtioRequestNames[i]}, as_double(sum.requests[i]));
+  // The driver does not look at them, but whoever reads the report must.
+  if (sum.refused != 0)
+    r.failures.push_back(std::to_string(sum.refused) + " requests to the virtio-iommu were refused");
+}
+
 void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
   strategy::StrategyCounters sum;
   std::array<std::uint64_t, kCommandKinds.size()> guest_commands{};
@@ -177,7 +198,7 @@ void set_guest(RunResult& r, const Machine& machine) {
 }
 
 void set_cpu(RunResult& r, const Machine& machine, Picoseconds measured, double ios) {
-  const CpuTotals cpu = cpu_totals(machine);
+  CpuTotals cpu = cpu_totals(machine);
   const std::uint64_t hertz = machine.scenario().platform.cpu.frequency.value.value();
   const auto cycles_per_io = [&](Picoseconds time) { return per(cycles(time, hertz), ios); };
   const Picoseconds all = measured * static_cast<std::int64_t>(cpu.vcpus);
@@ -196,6 +217,14 @@ void set_cpu(RunResult& r, const Machine& machine, Picoseconds measured, double 
   r.set({"cpu.wait_cycles_per_io", "locks"}, cycles_per_io(cpu.times.spinning - handover));
   r.set({"cpu.wait_cycles_per_io", "fences"}, cycles_per_io(cpu.times.polling));
   r.set({"cpu.wait_cycles_per_io", "idle"}, cycles_per_io(all - cpu.times.busy()));
+  if (!machine.device_models().empty()) {
+    Picoseconds busy;
+    for (const Vcpu* thread : machine.device_models()) {
+      busy += thread->times().busy();
+      for (const CostName& cost : kCostNames) cpu.counts.add(cost.id, thread->counts()[cost.id]);
+    }
+    r.set("cpu.emulation_cycles_per_io", cycles_per_io(busy));
+  }
   r.set_costs(machine.scenario().platform.costs, cpu.counts);
 }
 
@@ -274,6 +303,7 @@ RunResult collect_metrics(const Machine& machine, Picoseconds measured) {
   set_caches(r, translation);
   set_invalidation(r, translation, machine.fence_wait(), ios);
   set_hypervisor(r, machine, ios);
+  set_virtio(r, machine);
   set_guest(r, machine);
   set_cpu(r, machine, measured, ios);
   set_memory(r, machine.memory_counts());

@@ -95,6 +95,41 @@ TEST(ScenarioRuns, StrictStrategiesCallAndTrapAsOftenAsTheirMechanismSays) {
   EXPECT_EQ(value(runs["passthrough"], "hypervisor.exits") + value(runs["passthrough"], "hypervisor.hypercalls"), 0);
 }
 
+// Kills: a kick per request, or none; emulated devices that a unit translates for, or that move their bytes for
+// nothing; threads of a device model booked to the guest.
+TEST(ScenarioRuns, AVirtioIommuTrapsOnceACallAndItsEmulatedDevicesNeedNoUnit) {
+  auto runs = by_strategy(
+      runs_of(replaced(kSmoke, "strategies: [passthrough, pv_iommu, nested, emulated_viommu]",
+                       "strategies:\n  - virtio_iommu\n  - {kind: virtio_iommu, label: emulated, endpoints: virtual, "
+                       "placement: device_model}")));
+  ASSERT_EQ(runs.size(), 2U);
+  for (const auto& [label, run] : runs) {
+    EXPECT_THAT(run.failures, IsEmpty()) << label;
+    const double calls = value(run, "guest.maps") + value(run, "guest.unmaps");
+    EXPECT_NEAR(value(run, MetricId("hypervisor.exits", "doorbell")), calls, 1) << label;
+    EXPECT_NEAR(value(run, MetricId("virtio.requests", "map")) + value(run, MetricId("virtio.requests", "unmap")),
+                calls, 1)
+        << label << ": buffers are one page";
+    EXPECT_EQ(value(run, "dma.faults"), 0) << label;
+    EXPECT_GT(run.warden.checked, 100U) << label;
+    EXPECT_EQ(run.warden.violations, 0U) << label;
+  }
+  const RunResult& physical = runs["virtio_iommu"];
+  const RunResult& emulated = runs["emulated"];
+  EXPECT_GT(value(physical, "iotlb.lookups"), 0);
+  EXPECT_FALSE(physical.find("cpu.emulation_cycles_per_io"));
+  EXPECT_EQ(value(emulated, "iotlb.lookups"), 0);
+  EXPECT_EQ(value(emulated, "invalidation.commands"), 0);
+  // A packet of 1500 bytes is 24 lines, in one page.
+  const auto count = [&](std::string_view row) {
+    const auto use = std::ranges::find(emulated.costs, row, &CostUse::row);
+    return use == emulated.costs.end() ? 0.0 : static_cast<double>(use->count);
+  };
+  EXPECT_GE(count("copy_line"), 24 * value(emulated, "io.count") * 0.95);
+  EXPECT_GE(count("software_translate"), value(emulated, "io.count") * 0.95);
+  EXPECT_GT(value(emulated, "cpu.emulation_cycles_per_io"), 0);
+}
+
 // Kills: a walk without stage 2 on each stage-1 entry; a context that is read twice; a walk cache that holds what it
 // was told not to.
 TEST(ScenarioRuns, ColdWalksReadFourEntriesInOneStageAndTwentyFourInTwo) {

@@ -44,6 +44,11 @@ enum class Mark : std::uint8_t { Found, Derived, Memory, Guess };
   X(CommandEmulate,       "command_emulate",        "Xen fetches and decodes one command of a virtual unit")              \
   X(GuestPageAccess,      "guest_page_access",      "Xen maps a guest page to read its tables")                           \
   X(ShadowEntry,          "shadow_entry",           "Xen compares and updates one shadow entry")                          \
+  X(VirtioRequest,        "virtio_request",         "a device takes one request from a virtqueue, and answers it")        \
+  X(MappingTree,          "mapping_tree",           "finding, adding or removing a node in a tree of mappings")           \
+  X(BackendCall,          "backend_call",           "a user-space backend's call that changes an I/O address space")      \
+  X(SoftwareTranslate,    "software_translate",     "a device model translates one address of an emulated device")        \
+  X(CopyLine,             "copy_line",              "software copies 64 bytes")                                           \
   X(IovaAllocCached,      "iova_alloc_cached",      "IOVA from the per-CPU cache")                                        \
   X(IovaAllocTree,        "iova_alloc_tree",        "IOVA from the tree, under its lock")                                 \
   X(IovaFreeCached,       "iova_free_cached",       "IOVA back to the per-CPU cache")                                     \

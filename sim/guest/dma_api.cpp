@@ -40,8 +40,20 @@ std::optional<Bytes> pages_under(const std::vector<ScatterEntry>& list, Iova las
   return total;
 }
 
-IovaAllocatorShape limited(IovaAllocatorShape shape, Iova last_address) {
-  shape.last_page = std::min(shape.last_page, Dfn(last_address).value());
+// With the space's own limits. Reserved ranges become disjoint.
+IovaAllocatorShape limited(IovaAllocatorShape shape, const DmaSpace& space) {
+  shape.last_page = std::min(shape.last_page, Dfn(space.last_address()).value());
+  for (const IovaRange& range : space.reserved()) shape.reserved.push_back({Dfn(range.first).value(), range.pages()});
+  std::sort(shape.reserved.begin(), shape.reserved.end(),
+            [](const PageRange& a, const PageRange& b) { return a.first < b.first; });
+  std::vector<PageRange> merged;
+  for (const PageRange& range : shape.reserved) {
+    if (merged.empty() || range.first > merged.back().first + merged.back().pages)
+      merged.push_back(range);
+    else
+      merged.back().pages = std::max(merged.back().pages, range.first + range.pages - merged.back().first);
+  }
+  shape.reserved = std::move(merged);
   return shape;
 }
 }  // namespace
@@ -53,7 +65,7 @@ DmaApi::DmaApi(RequesterId device, DmaSpace& space, MappingObserver& observer, c
       observer_(observer),
       options_(options),
       lazy_(options.unmapping == Unmapping::Lazy && !space.is_identity() && space.can_defer()),
-      allocator_(limited(options.iova, space.last_address()), cpus),
+      allocator_(limited(options.iova, space), cpus),
       signals_(signals) {
   for (unsigned i = 0; i < cpus; ++i) queues_.push_back(std::make_unique<FlushQueue>());
 }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
 
 #include "sim/base/rng.hpp"
 #include "sim/guest/guest_test_support.hpp"
@@ -129,6 +130,21 @@ TEST_F(DmaApiTest, ExhaustedAddressesAreReported) {
   }
   EXPECT_EQ(map().status, DmaStatus::NoAddress);
   EXPECT_EQ(api_->counters().failures, 1U);
+}
+
+// Ranges from the space and from the options overlap and touch. Kills: one list in place of both; ranges that the
+// allocator takes for disjoint.
+TEST_F(DmaApiTest, WhatTheSpaceKeepsBackIsNeverHandedOut) {
+  space_.last = Dfn(0x1f).address();
+  space_.kept_back = {range(0x8, 4), range(0x10, 4)};
+  make({.iova = {.reserved = {{.first = 0x12, .pages = 4}, {.first = 0xc, .pages = 2}}}});
+  std::set<Dfn> pages;
+  for (DmaMapping mapped = map(); mapped.status == DmaStatus::Ok; mapped = map()) pages.insert(Dfn(mapped.address));
+  EXPECT_EQ(pages.size(), 0x1fU - 6 - 6) << "page 0 and the reserved ones";
+  for (const Dfn page : pages) {
+    EXPECT_FALSE(page >= Dfn(0x8) && page < Dfn(0xe)) << page.value();
+    EXPECT_FALSE(page >= Dfn(0x10) && page < Dfn(0x16)) << page.value();
+  }
 }
 
 // The second of three segments fails after its first page. Kills: pages left mapped; addresses lost, or free before the

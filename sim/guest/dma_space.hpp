@@ -80,6 +80,8 @@ class DmaSpace {
   [[nodiscard]] virtual bool can_defer() const { return true; }
   // The highest IOVA a device may use.
   [[nodiscard]] virtual Iova last_address() const = 0;
+  // Whole pages below it that the device must not be given. In any order; they may overlap.
+  [[nodiscard]] virtual std::vector<IovaRange> reserved() const { return {}; }
 
   // Does not undo a partial map on failure: the caller unmaps what it asked for.
   virtual Task<DmaStatus> map(CpuPort& cpu, MapSegment segment) = 0;

@@ -35,10 +35,11 @@ class ScriptedSpace final : public DmaSpace {
   bool identity = false;
   bool deferrable = true;
   Iova last{(1ULL << 48) - 1};
-  std::optional<unsigned> maps_left;  // then NoMemory, after the first page of the segment
-  bool unmap_fails = false;           // and changes nothing
-  bool frees_tables = false;          // every unmap leaves one table to reclaim
-  Gate* flush_gate = nullptr;         // flush_all() waits there
+  std::vector<IovaRange> kept_back{};  // never handed out
+  std::optional<unsigned> maps_left;   // then NoMemory, after the first page of the segment
+  bool unmap_fails = false;            // and changes nothing
+  bool frees_tables = false;           // every unmap leaves one table to reclaim
+  Gate* flush_gate = nullptr;          // flush_all() waits there
   std::vector<Call> calls;
   std::map<Dfn, Page> pages;         // what tables say
   std::map<Dfn, Gfn> reachable;      // what caches may still say: unmapped, not invalidated
@@ -48,6 +49,7 @@ class ScriptedSpace final : public DmaSpace {
   [[nodiscard]] bool is_identity() const override { return identity; }
   [[nodiscard]] bool can_defer() const override { return deferrable; }
   [[nodiscard]] Iova last_address() const override { return last; }
+  [[nodiscard]] std::vector<IovaRange> reserved() const override { return kept_back; }
 
   Task<DmaStatus> map(CpuPort&, MapSegment segment) override {
     calls.push_back(Call::Map);

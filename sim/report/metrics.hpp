@@ -103,6 +103,7 @@ inline constexpr std::array kMetrics{
   MetricRow{"guest.flush_time.mean",        "ns",  Better::Lower,   Digits::One,     Shown::Always,  "One flush as the guest sees it: an unmap with its invalidation (strict), one flush of a whole queue (lazy)"},
   MetricRow{"cpu.cycles_per_io",            "cycles", Better::Lower, Digits::Integer, Shown::Always, "vCPU time per I/O, waiting for locks and fences included"},
   MetricRow{"cpu.utilisation",              "1",   Better::Lower,   Digits::Three,   Shown::Always,  "Busy part of the domains' vCPUs"},
+  MetricRow{"cpu.emulation_cycles_per_io", "cycles", Better::Lower, Digits::Integer, Shown::Always, "Time of the threads that emulate devices, per I/O; only where devices are emulated"},
   MetricRow{"lock.contended",               "1",   Better::Lower,   Digits::Integer, Shown::InFiles, "Lock acquisitions that had to wait"},
   MetricRow{"memory.table_bytes",           "B",   Better::Lower,   Digits::Integer, Shown::Always,  "Memory in I/O page tables and device tables at the end, of guests and Xen"},
   MetricRow{"memory.reads",                 "1",   Better::Neither, Digits::Integer, Shown::InFiles, "Reads that the host memory served"},
@@ -135,6 +136,7 @@ inline constexpr std::array<std::string_view, 13> kHypercallNames{
     "query_capabilities", "init", "alloc_context", "free_context", "reattach_device", "map_pages", "unmap_pages", "flush", "grant_map", "grant_unmap",
     "put_tce", "put_tce_indirect", "stuff_tce"};
 inline constexpr std::array<std::string_view, 3> kExitNames{"doorbell", "register", "device_model"};
+inline constexpr std::array<std::string_view, 6> kVirtioRequestNames{"unknown", "attach", "detach", "map", "unmap", "probe"};
 inline constexpr std::array<std::string_view, 3> kWaitNames{"locks", "fences", "idle"};
 inline constexpr auto kCostKeys = [] {
   std::array<std::string_view, kCosts> keys{};
@@ -151,6 +153,8 @@ inline constexpr std::array kMetricFamilies{
   MetricFamily{"cache.hits",                    kCacheNames,     "1",      Better::Higher,  Digits::Integer, "Hits, by cache of the IOMMU"},
   MetricFamily{"hypervisor.hypercalls", kHypercallNames, "1",      Better::Lower,   Digits::Integer, "Hypercalls, by sub-operation"},
   MetricFamily{"hypervisor.exits",      kExitNames,      "1",      Better::Lower,   Digits::Integer, "Traps, by what was trapped; device_model: those that went on to the device model"},
+  // Only under virtio_iommu.
+  MetricFamily{"virtio.requests",       kVirtioRequestNames, "1",  Better::Lower,   Digits::Integer, "Requests that the guest gave its virtio-iommu, by type"},
   MetricFamily{"cpu.cycles_per_io",            kCostKeys,       "cycles", Better::Lower,   Digits::One,     "vCPU time per I/O, by cost row"},
   MetricFamily{"cpu.wait_cycles_per_io",        kWaitNames,      "cycles", Better::Lower,   Digits::One,     "vCPU time per I/O spent waiting, beside the cost rows (idle is not part of cpu.cycles_per_io)"},
 };

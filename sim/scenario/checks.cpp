@@ -195,6 +195,14 @@ void check_strategies(Scenario& s, const Complain& complain) {
     if (!own_unit(strategy.kind).empty()) check_flat_table(s, strategy, at_index("strategies", i), complain);
     if (strategy.kind == StrategyKind::Swiotlb) check_bounce_pool(s, strategy, at_index("strategies", i), complain);
   }
+  for (std::size_t i = 0; i < s.strategies.size(); ++i) {
+    if (s.strategies[i].endpoints == Endpoints::Physical) continue;
+    for (const DeviceSetting& device : s.devices)
+      if (device.workload.kind == WorkloadKind::RandomDma)
+        complain(
+            at_index("strategies", i, "endpoints"),
+            "device '" + device.name + "' does random_dma, which no device model emulates; expected a nic or a trace");
+  }
   std::set<std::string> families;
   for (std::size_t i = 0; i < s.families.size(); ++i)
     if (!families.insert(s.families[i]).second) complain(at_index("families", i), "given twice");

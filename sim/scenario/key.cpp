@@ -222,10 +222,26 @@ Node write_row(Node value, const std::string& source, Mark mark) {
   return row;
 }
 
+std::vector<std::string> KeyInfo::kinds() const {
+  constexpr std::string_view kBetween = ", ";
+  std::vector<std::string> all;
+  for (std::size_t at = 0; at < only_for.size();) {
+    const std::size_t end = std::min(only_for.find(kBetween, at), only_for.size());
+    all.push_back(only_for.substr(at, end - at));
+    at = end + kBetween.size();
+  }
+  return all;
+}
+
+bool KeyInfo::is_for(const std::string& kind) const {
+  const std::vector<std::string> all = kinds();
+  return all.empty() || std::ranges::find(all, kind) != all.end();
+}
+
 bool applies(const KeyInfo& key, const Node& node, const ObjectInfo& info) {
   if (key.only_for.empty()) return true;
   const Node* kind = node.find(info.keys.front().name);
-  return kind != nullptr && kind->text == key.only_for;
+  return kind != nullptr && key.is_for(kind->text);
 }
 
 bool check_keys(Reader& reader, const Node& node, const ObjectInfo& info) {

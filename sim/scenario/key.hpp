@@ -50,7 +50,11 @@ struct KeyInfo {
   Need need = Need::Required;
   std::string default_text;  // Defaulted: as the writer would write it
   std::string doc;
-  std::string only_for;  // value of the object's first key for which this key exists; empty: always
+  std::string only_for;  // values of the object's first key for which this key exists, with ", "; empty: always
+  // The same, one by one.
+  [[nodiscard]] std::vector<std::string> kinds() const;
+  // Whether it exists for a value of the first key.
+  [[nodiscard]] bool is_for(const std::string& kind) const;
 };
 
 // An object's keys. The first one is the discriminator if others have `only_for`.

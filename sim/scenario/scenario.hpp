@@ -330,13 +330,25 @@ struct VifSetting {
 
 // Strategies ----------------------------------------------------------------------------------------------------------
 
-enum class StrategyKind : std::uint8_t { Passthrough, Swiotlb, Grants, PvIommu, Nested, EmulatedViommu, Tce, Gart };
+enum class StrategyKind : std::uint8_t {
+  Passthrough,
+  Swiotlb,
+  Grants,
+  PvIommu,
+  Nested,
+  EmulatedViommu,
+  VirtioIommu,
+  Tce,
+  Gart
+};
 // What context 0 lets devices reach: the domain's memory, or nothing (dom0-iommu=dma=0).
 enum class DefaultContext : std::uint8_t { Identity, Blocked };
 // Who answers a trapped access: Xen itself, or a user-space device model behind it.
 enum class TrapTarget : std::uint8_t { Xen, DeviceModel };
 enum class TableOwner : std::uint8_t { Hypervisor, Kernel };
 enum class ApertureFlush : std::uint8_t { Map, Wrap };
+// Whether the devices are assigned to their guests, behind the IOMMU, or emulated for them by a device model.
+enum class Endpoints : std::uint8_t { Physical, Virtual };
 
 struct StrategySetting {
   StrategyKind kind = StrategyKind::Passthrough;
@@ -350,11 +362,13 @@ struct StrategySetting {
   DefaultContext default_context = DefaultContext::Identity;
   // Nested: what a write to the guest's command doorbell traps to.
   TrapTarget doorbell = TrapTarget::Xen;
-  // EmulatedViommu
+  // EmulatedViommu, VirtioIommu
   TrapTarget placement = TrapTarget::Xen;
   // Swiotlb
   Bytes pool_size = 64_MiB;            // of the guest's memory
   std::optional<std::uint64_t> areas;  // of the pool, each with a lock; nullopt: one a vCPU
+  // VirtioIommu
+  Endpoints endpoints = Endpoints::Physical;
   // Tce
   TableOwner tables = TableOwner::Hypervisor;
   Bytes window{1ULL << 32};

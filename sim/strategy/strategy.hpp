@@ -10,6 +10,7 @@
 // | pv_iommu        | Xen's, one stage, one context a device  | one hypercall    | one hypercall with its flush       |
 // | nested          | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped doorbell, Xen forwards     |
 // | emulated_viommu | Xen's shadow of the guest's tables      | trapped doorbell | trapped doorbell                   |
+// | virtio_iommu    | Xen's, one stage, one context a domain  | trapped kick     | trapped kick                       |
 // | tce             | one flat table a bus                    | a call, or store | a call, or store and flush on wrap |
 // | gart            | one flat table of one aperture          | store and flush  | store                              |
 #pragma once
@@ -32,6 +33,7 @@
 #include "sim/xen/hypervisor.hpp"
 #include "sim/xen/invalidation_counters.hpp"
 #include "sim/xen/iommu_op.hpp"
+#include "sim/xen/virtio_iommu.hpp"
 #include "sim/xen/virtual_unit.hpp"
 
 namespace iommu::strategy {
@@ -49,13 +51,15 @@ struct StrategyOptions {
   bool deferred_flush = false;
   std::uint32_t arena_order = 12;
   std::uint32_t max_contexts = 128;
-  // nested, emulated_viommu: who answers the trapped accesses.
+  // nested, emulated_viommu, virtio_iommu: who answers the trapped accesses.
   xen::TrapTarget trap_target = xen::TrapTarget::Xen;
   // swiotlb: a power of two; at most so many areas, one a CPU.
   Bytes pool_size = 64_MiB;
   std::uint64_t areas = 1;
   TableOwner table_owner = TableOwner::Hypervisor;
   ApertureFlush flush_at = ApertureFlush::Map;
+  // virtio_iommu: what its endpoints are.
+  xen::EndpointKind endpoints = xen::EndpointKind::Physical;
 };
 
 // What a strategy is built on; all outlives it.
@@ -86,6 +90,7 @@ struct StrategyCounters {
   std::uint64_t refused_scans = 0;   // guest tables too large to be honest: their device is blocked
   xen::InvalidationCounters guest;   // what the guest asked of its virtual unit
   std::optional<BounceCounters> bounce{};
+  std::optional<xen::VirtioIommuCounters> virtio{};  // of a virtio-iommu
   // Beside iommu_op's, by name.
   std::vector<std::pair<std::string_view, std::uint64_t>> hypercalls{};
   [[nodiscard]] std::uint64_t other_hypercalls() const {
@@ -93,6 +98,18 @@ struct StrategyCounters {
     for (const auto& [name, count] : hypercalls) sum += count;
     return sum;
   }
+};
+
+// Of devices that a device model emulates.
+class SoftwareTranslation {
+ public:
+  SoftwareTranslation() = default;
+  SoftwareTranslation(const SoftwareTranslation&) = delete;
+  SoftwareTranslation& operator=(const SoftwareTranslation&) = delete;
+  virtual ~SoftwareTranslation() = default;
+  // Where an access leads, for the rest of its page; nullopt: it is refused, and the guest has been told. `cpu` is the
+  // device model's.
+  virtual Task<std::optional<Hpa>> translate(CpuPort& cpu, RequesterId device, Iova address, Access access) = 0;
 };
 
 class DmaStrategy {
@@ -111,6 +128,8 @@ class DmaStrategy {
   [[nodiscard]] virtual Addressing addressing() const { return Addressing::Mapped; }
   // The unit that the guest believes it has; null without one.
   [[nodiscard]] virtual xen::VirtualUnit* virtual_unit() { return nullptr; }
+  // Who translates for the guest's devices if they are emulated; null: a unit does, and they are real.
+  [[nodiscard]] virtual SoftwareTranslation* software_translation() { return nullptr; }
   [[nodiscard]] virtual StrategyCounters counters() const { return {}; }
   virtual void reset_counters() {}
   // Guest memory in I/O tables. Host tables, shadows included, are the hypervisor's.
@@ -137,10 +156,11 @@ extern const StrategyDescriptor kGrants;
 extern const StrategyDescriptor kPvIommu;
 extern const StrategyDescriptor kNested;
 extern const StrategyDescriptor kEmulatedViommu;
+extern const StrategyDescriptor kVirtioIommu;
 extern const StrategyDescriptor kTce;
 extern const StrategyDescriptor kGart;
-inline constexpr std::array kStrategies{&kPassthrough, &kSwiotlb,        &kGrants, &kPvIommu,
-                                        &kNested,      &kEmulatedViommu, &kTce,    &kGart};
+inline constexpr std::array kStrategies{&kPassthrough,    &kSwiotlb,     &kGrants, &kPvIommu, &kNested,
+                                        &kEmulatedViommu, &kVirtioIommu, &kTce,    &kGart};
 
 // nullptr: no strategy has this name.
 [[nodiscard]] const StrategyDescriptor* find_strategy(std::string_view name);

@@ -67,11 +67,14 @@ class Costs : public OnPairs {
     const std::uint64_t in_a_page = 4096 / structure;
     return (pages + in_a_page - 1) / in_a_page;
   }
-  // By strategy: nothing, by hypercall, nested, emulated.
-  static Events expected(const Events& pv, const Events& nested, const Events& emulated) {
+  // By strategy: nothing, by hypercall, nested, emulated, virtio. Where a unit in caching mode is told of something, a
+  // virtio-iommu is asked for it, unless said otherwise.
+  static Events expected(const Events& pv, const Events& nested, const Events& emulated,
+                         const std::optional<Events>& virtio = std::nullopt) {
     if (is(kPvIommu) || is(kGrants)) return pv;
     if (is(kNested)) return nested;
     if (is(kEmulatedViommu)) return emulated;
+    if (is(kVirtioIommu)) return virtio.value_or(emulated);
     return {};
   }
 };
@@ -82,6 +85,8 @@ class NestedCosts : public Costs {};
 ON_STRATEGIES(NestedCosts, (std::array{&kNested}));
 class EmulatedCosts : public Costs {};
 ON_STRATEGIES(EmulatedCosts, (std::array{&kEmulatedViommu}));
+class VirtioCosts : public Costs {};
+ON_STRATEGIES(VirtioCosts, (std::array{&kVirtioIommu}));
 class DefaultContextCosts : public Costs {};  // of what walks context 0's table
 ON_STRATEGIES(DefaultContextCosts, (std::array{&kPassthrough, &kNested}));
 
@@ -170,7 +175,9 @@ TEST_P(Costs, LazyUnmapsShareOneFlush) {
   nic.api->flush(m.cpu).run();
   EXPECT_EQ(flushing.events(), expected({.hypercalls = 1, .commands = 1, .fences = 1},
                                         {.exits = 1, .doorbells = 1, .commands = 1, .fences = 1},
-                                        {.exits = 1, .doorbells = 1, .commands = 1, .fences = 1}));
+                                        {.exits = 1, .doorbells = 1, .commands = 1, .fences = 1},
+                                        Events{.exits = 1, .doorbells = 1, .commands = kUnmaps, .fences = kUnmaps}))
+      << "virtio: one kick, but each UNMAP is over before it is answered";
   if (is(kPassthrough) || is(kSwiotlb)) EXPECT_FALSE(nic.api->is_lazy());
 }
 
@@ -313,6 +320,59 @@ TEST_P(NestedCosts, TheLeafHintReachesHardware) {
     EXPECT_EQ(leaf_only(0x40000000, 4_KiB), hint);
     EXPECT_FALSE(leaf_only(0x40000000, 2_MiB)) << "frees the table";
   }
+}
+
+// What one map and one unmap are made of. Kills: a kick per request; requests that nobody counts or charges; a device
+// model that reaches tables without a call.
+TEST_P(VirtioCosts, AMapIsOneRequestAPieceAndOneKick) {
+  for (const xen::TrapTarget target : {xen::TrapTarget::Xen, xen::TrapTarget::DeviceModel}) {
+    Machine m(family(), strategy(), {.strategy = {.trap_target = target}});
+    Machine::Device& nic = m.attach(kNic);
+    std::vector<guest::ScatterEntry> list;
+    for (std::uint64_t i = 0; i < 7; ++i) list.push_back({Gpa(0x400000 - i * 0x2000), 4_KiB});
+    const Counted mapping(m);
+    const DmaMapping mapped = nic.api->map_scatterlist(m.cpu, list, kReadWrite).run();
+    EXPECT_EQ(mapping.events().doorbells, 1U);
+    EXPECT_EQ(mapping.charged(CostId::CommandWrite), 7U);
+    EXPECT_EQ(mapping.charged(CostId::VirtioRequest), 7U);
+    EXPECT_EQ(mapping.charged(CostId::MappingTree), 14U) << "the driver's tree and the device's";
+    EXPECT_EQ(mapping.charged(CostId::FencePoll), 1U);
+    EXPECT_EQ(mapping.charged(CostId::BackendCall), target == xen::TrapTarget::DeviceModel ? 7U : 0U);
+    EXPECT_EQ(mapping.charged(CostId::InterruptInject), 0U) << "the driver polls";
+    EXPECT_EQ(m.strategy().counters().virtio->of(virtio::RequestType::Map), 7U);
+    const Counted unmapping(m);
+    m.unmap(nic, mapped.address, 28_KiB);
+    EXPECT_EQ(m.strategy().counters().virtio->of(virtio::RequestType::Unmap), 1U) << "one range of several mappings";
+    EXPECT_EQ(unmapping.charged(CostId::BackendCall), target == xen::TrapTarget::DeviceModel ? 1U : 0U);
+    EXPECT_EQ(m.strategy().counters().virtio->refused, 0U);
+  }
+}
+
+// The ring holds 256 requests, each with a table of its own. Kills: a driver that loses requests when the ring is full,
+// or kicks before it must.
+TEST_P(VirtioCosts, AFullRingIsKickedEarly) {
+  Machine m(family(), strategy());
+  Machine::Device& nic = m.attach(kNic);
+  for (const std::uint64_t pieces : {255U, 256U, 257U, 513U}) {
+    std::vector<guest::ScatterEntry> list;
+    for (std::uint64_t i = 0; i < pieces; ++i) list.push_back({Gpa(0x600000 - i * 0x2000), 4_KiB});
+    const Counted mapping(m);
+    const DmaMapping mapped = nic.api->map_scatterlist(m.cpu, list, kReadWrite).run();
+    ASSERT_EQ(mapped.status, DmaStatus::Ok);
+    EXPECT_EQ(mapping.events().doorbells, (pieces + 255) / 256) << pieces;
+    for (std::uint64_t i = 0; i < pieces; ++i)
+      ASSERT_EQ(m.dma(kNic, mapped.address + kPageSize * i), m.host_address(list[i].address));
+    ASSERT_EQ(m.unmap(nic, mapped.address, kPageSize * pieces), DmaStatus::Ok);
+  }
+}
+
+// Kills: a kick without a request.
+TEST_P(VirtioCosts, ASyncWithNothingQueuedDoesNotTrap) {
+  Machine m(family(), strategy());
+  Machine::Device& nic = m.attach(kNic);
+  const Counted counted(m);
+  nic.space->flush_all(m.cpu).run();
+  EXPECT_EQ(counted.events(), Events{});
 }
 
 }  // namespace

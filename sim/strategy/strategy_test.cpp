@@ -36,6 +36,10 @@ class AnyStrategy : public OnPairs {};
 ON_STRATEGIES(AnyStrategy, kOnFamilies);
 class Translating : public OnPairs {};
 ON_STRATEGIES(Translating, kTranslating);
+class WithTables : public OnPairs {};
+ON_STRATEGIES(WithTables, kWithTables);
+class Virtio : public OnPairs {};
+ON_STRATEGIES(Virtio, (std::array{&kVirtioIommu}));
 
 // Kills: a wrong frame, an offset lost, a page too many or too few.
 TEST_P(AnyStrategy, AMappedBufferIsReachedAtItsFrames) {
@@ -259,7 +263,7 @@ TEST_P(Translating, MapAndUnmapShowNoIntermediateState) {
 
 // Contiguous memory at aligned addresses becomes a large page where a guest's driver builds the tables; unmapping a
 // part splits it. Kills: a split that shows a hole; one that keeps the part.
-TEST_P(Translating, APartOfALargePageIsUnmappedWithoutDisturbingTheRest) {
+TEST_P(WithTables, APartOfALargePageIsUnmappedWithoutDisturbingTheRest) {
   Machine m(family(), strategy(), {.backing = xen::Backing::Contiguous, .page_lg2 = 21});
   Machine::Device& nic = m.attach(kNic);
   constexpr std::uint64_t kAt = 0x40000000;
@@ -313,6 +317,12 @@ TEST_P(Translating, MemoryThatIsNotTheGuestsIsNeverReached) {
     for (std::uint64_t page = 0xffff0; page < 0x100000; ++page)
       EXPECT_EQ(m.dma(kNic, Dfn(page).address()), std::nullopt);
     EXPECT_EQ(m.map(nic, kBuffer, 16_KiB).status, DmaStatus::Ok);
+  } else if (is(kVirtioIommu)) {
+    ASSERT_EQ(mapped.status, DmaStatus::Ok) << "nobody looks at the answer of a request that was queued";
+    EXPECT_EQ(m.dma(kNic, mapped.address + 4_KiB), m.host_address(kBuffer + 4_KiB));
+    EXPECT_EQ(m.dma(kNic, mapped.address + 8_KiB), std::nullopt) << "the device refuses the whole piece";
+    EXPECT_EQ(m.unmap(nic, mapped.address, 16_KiB), DmaStatus::Ok);
+    EXPECT_EQ(m.dma(kNic, mapped.address), std::nullopt);
   } else {
     ASSERT_EQ(mapped.status, DmaStatus::Ok) << "the guest may write into its tables what it likes";
     EXPECT_EQ(m.dma(kNic, mapped.address + 8_KiB), m.host_address(end - 4_KiB));
@@ -324,7 +334,7 @@ TEST_P(Translating, MemoryThatIsNotTheGuestsIsNeverReached) {
 
 // One more kernel page each time, from too few to enough. Kills: a partial map that stays; a crash on the way; pages
 // that a failure loses.
-TEST_P(Translating, ShortOfMemoryAMapFailsAndLeavesNothing) {
+TEST_P(WithTables, ShortOfMemoryAMapFailsAndLeavesNothing) {
   std::uint64_t failures = 0;
   bool succeeded = false;
   for (std::uint64_t spare = 0; !succeeded; ++spare) {
@@ -363,6 +373,69 @@ TEST_P(Translating, ShortOfMemoryAMapFailsAndLeavesNothing) {
     EXPECT_EQ(m.dma(kNic, Iova(kAt)), m.host_address(kBuffer));
   }
   EXPECT_GT(failures, 2U);
+}
+
+// [VIRTIO 1.3 §5.13.6.10] Kills: a part of a mapping that is unmapped, or forgotten; the whole of it unmapped for a
+// part.
+TEST_P(Virtio, APartOfAMappingCannotBeUnmapped) {
+  Machine m(family(), strategy());
+  Machine::Device& nic = m.attach(kNic);
+  constexpr std::uint64_t kAt = 0x40000000;
+  ASSERT_EQ(m.map_at(nic, kAt, Gpa(0x200000), 64_KiB), DmaStatus::Ok);
+  EXPECT_EQ(m.unmap_at(nic, kAt + 0x4000, 4_KiB), DmaStatus::Rejected);
+  for (std::uint64_t offset = 0; offset < 0x10000; offset += 0x1000)
+    EXPECT_EQ(m.dma(kNic, Iova(kAt + offset)), m.host_address(Gpa(0x200000 + offset)));
+}
+
+// Host memory that a MAP needs is the host's. Kills: a refusal that the driver sees although it does not look; a
+// refused MAP that the device serves in part.
+TEST_P(Virtio, ShortOfHostMemoryAMapSucceedsAndTheDeviceFaults) {
+  Machine m(family(), strategy());
+  Machine::Device& nic = m.attach(kNic);
+  std::vector<Mfn> hoard;
+  while (const auto frame = m.xen.frames().allocate()) hoard.push_back(*frame);
+  constexpr std::uint64_t kAt = 0x123400000000 - 0x1000;
+  EXPECT_EQ(m.map_at(nic, kAt, kBuffer, 8_KiB), DmaStatus::Ok);
+  EXPECT_EQ(m.strategy().counters().virtio->refused, 1U);
+  for (const std::uint64_t at : {kAt, kAt + 0x1000}) EXPECT_EQ(m.dma(kNic, Iova(at)), std::nullopt);
+  EXPECT_EQ(m.xen.references().total(), 0U);
+  EXPECT_EQ(m.unmap_at(nic, kAt, 8_KiB), DmaStatus::Ok);
+  for (const Mfn frame : hoard) ASSERT_TRUE(m.xen.frames().release(frame));
+  EXPECT_EQ(m.map_at(nic, kAt, kBuffer, 8_KiB), DmaStatus::Ok);
+  EXPECT_EQ(m.dma(kNic, Iova(kAt)), m.host_address(kBuffer));
+}
+
+// The RFC's second scenario. Kills: tables, commands or references for a device that no unit knows; a translation that
+// forgets the mapping's rights, or outlives it; a fault that nobody reports.
+TEST_P(Virtio, AnEmulatedDeviceIsTranslatedBySoftwareAlone) {
+  for (const xen::TrapTarget target : {xen::TrapTarget::Xen, xen::TrapTarget::DeviceModel}) {
+    Machine m(family(), strategy(), {.strategy = {.trap_target = target, .endpoints = xen::EndpointKind::Virtual}});
+    const std::uint64_t tables = m.xen.table_bytes();
+    Machine::Device& nic = m.attach(kNic);
+    SoftwareTranslation* software = m.strategy().software_translation();
+    ASSERT_NE(software, nullptr);
+    const std::uint64_t commands = m.unit.commands;
+    const DmaMapping mapped = m.map(nic, kBuffer, 8_KiB, DmaDirection::ToDevice);
+    const auto leads = [&](Iova address, Access access) {
+      return software->translate(m.cpu, kNic, address, access).run();
+    };
+    const CostCounts before = m.cpu.charged();
+    EXPECT_EQ(leads(mapped.address + 0x1010_B, Access::Read), m.host_address(kBuffer + 0x1010_B));
+    EXPECT_EQ(m.cpu.charged()[CostId::SoftwareTranslate] - before[CostId::SoftwareTranslate], 1U);
+    EXPECT_EQ(m.cpu.charged()[CostId::BackendCall] - before[CostId::BackendCall],
+              target == xen::TrapTarget::Xen ? 1U : 0U)
+        << "Xen's mappings are asked for, the device model's own are at hand";
+    EXPECT_EQ(leads(mapped.address, Access::Write), std::nullopt);
+    EXPECT_EQ(leads(mapped.address + 8_KiB, Access::Read), std::nullopt);
+    ASSERT_EQ(m.unmap(nic, mapped.address, 8_KiB), DmaStatus::Ok);
+    EXPECT_EQ(leads(mapped.address, Access::Read), std::nullopt);
+    EXPECT_EQ(m.strategy().counters().virtio->events, 3U);
+    EXPECT_EQ(m.unit.commands, commands);
+    EXPECT_EQ(m.xen.references().total(), 0U);
+    EXPECT_LE(m.xen.table_bytes(), tables + 4096) << "the empty context that blocks";
+  }
+  Machine m(family(), strategy());
+  EXPECT_EQ(m.strategy().software_translation(), nullptr) << "a unit translates for assigned devices";
 }
 
 // A kernel that cannot even start. Kills: a crash, or success without tables.

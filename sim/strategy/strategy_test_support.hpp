@@ -412,8 +412,11 @@ class OnPairs : public testing::TestWithParam<Pair> {
   }
 };
 // Those that run on every family.
-inline constexpr std::array kOnFamilies{&kPassthrough, &kSwiotlb, &kGrants, &kPvIommu, &kNested, &kEmulatedViommu};
-inline constexpr std::array kTranslating{&kPvIommu, &kNested, &kEmulatedViommu};
+inline constexpr std::array kOnFamilies{&kPassthrough, &kSwiotlb,        &kGrants,     &kPvIommu,
+                                        &kNested,      &kEmulatedViommu, &kVirtioIommu};
+inline constexpr std::array kTranslating{&kPvIommu, &kNested, &kEmulatedViommu, &kVirtioIommu};
+// Whose map fails visibly, and whose unmap takes any part of what is mapped.
+inline constexpr std::array kWithTables{&kPvIommu, &kNested, &kEmulatedViommu};
 inline constexpr std::array kVirtualUnits{&kNested, &kEmulatedViommu};
 
 }  // namespace iommu::strategy::test

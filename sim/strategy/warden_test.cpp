@@ -336,7 +336,7 @@ WrapSpace with() {
 constexpr Gpa kBuffer{0x123000};
 
 class Cheats : public OnPairs {};
-ON_STRATEGIES(Cheats, kTranslating);
+ON_STRATEGIES(Cheats, kWithTables);
 
 // The same steps without a mutant: what follows is the mutants' doing.
 TEST_P(Cheats, HonestSoftwareIsNotAccused) {

@@ -295,6 +295,7 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
     const TableEdit step =
         context.table->unmap(range.first, Bytes(range.last - range.first + 1), ReclaimTables::WhenEmpty);
     frames.resize(std::min<std::size_t>(frames.size(), step.pages_done));
+    std::erase_if(frames, [&](Mfn frame) { return !holds_reference(frame.address().value()); });
     dropped.insert(dropped.end(), frames.begin(), frames.end());
     edit.merge(step);
     hull = {std::min(hull.first, range.first), std::max(hull.last, range.last)};
@@ -308,8 +309,11 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
                                                .length = length,
                                                .permissions = piece.permissions,
                                                .max_page_lg2 = domain.setting.page_lg2});
-    for (std::uint64_t i = 0; i < step.pages_done; ++i) references_.take(Mfn(piece.machine) + i);
-    references += step.pages_done;
+    for (std::uint64_t i = 0; i < step.pages_done; ++i) {
+      if (!holds_reference((Mfn(piece.machine) + i).address().value())) continue;
+      references_.take(Mfn(piece.machine) + i);
+      ++references;
+    }
     edit.merge(step);
     hull = {std::min(hull.first, piece.input.first), std::max(hull.last, piece.input.last)};
   }
