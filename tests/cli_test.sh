@@ -74,6 +74,12 @@ refused "truncated vectors" "cut.jsonl.gz" check-vectors "$folder/cut.jsonl.gz"
 zcat "$vectors" | head -3 | sed '2s/[{]/[/' >"$folder/corrupt.jsonl"
 refused "corrupt vectors" "corrupt.jsonl:[0-9]+" check-vectors "$folder/corrupt.jsonl"
 
+# Hardware that a family does not have.
+sed 's/^strategies:.*/strategies: [{kind: nested, doorbell: guest_queue}]/' scenarios/smoke.yaml >"$folder/queue.yaml"
+refused "guest queue without such hardware" "vtd.*one command queue" run "$folder/queue.yaml" --out "$folder/x"
+sed 's/^strategies:.*/strategies: [{kind: pv_iommu, host_queues: 4}]/' scenarios/smoke.yaml >"$folder/queue.yaml"
+refused "several queues without such hardware" "vtd.*one command queue" run "$folder/queue.yaml" --out "$folder/x"
+
 # The same bytes twice, and in another process order.
 "$program" run scenarios/smoke.yaml --quiet --out "$folder/a" || fail "smoke.yaml does not run"
 "$program" run scenarios/smoke.yaml --quiet --out "$folder/b" --jobs 1 --shuffle 7 || fail "smoke.yaml does not run again"

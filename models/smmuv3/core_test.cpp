@@ -427,6 +427,13 @@ TEST(Smmuv3Validity, IgnoredFieldsAreIgnored) {
   bench.ste<"S2T0SZ">(63);
   bench.ste<"S2S">(1);
   bench.ste<"EATS">(0);
+  // smmuv3-012
+  bench.cd<"WXN">(1);
+  bench.cd<"UWXN">(1);
+  bench.cd<"ASET">(0);
+  EXPECT_EQ(print(bench.translate(bench.request())), std::to_string(kOutput));
+  EXPECT_EQ(print(bench.translate(bench.request(Access::Write))), std::to_string(kOutput));
+  bench.cd<"ASET">(1);
   EXPECT_EQ(print(bench.translate(bench.request())), std::to_string(kOutput));
   bench.ste<"Config">(static_cast<std::uint64_t>(StreamConfig::Bypass));
   bench.ste<"S1CDMax">(31);

@@ -28,7 +28,10 @@ std::uint64_t queue_base(std::uint64_t address, unsigned entries_lg2) {
 }
 }  // namespace
 
-Driver::Driver(const DriverOptions& options) : options_(options), capabilities_(compose(options.features)) {}
+Driver::Driver(const DriverOptions& options) : options_(options), capabilities_(compose(options.features)) {
+  const std::uint32_t parameters = compose(options.features).queue_parameters;
+  if (parameters != 0) queues_.emplace(parameters, options.features.host_rings);
+}
 
 std::uint32_t Driver::domain_tags() const {
   return 1U << (capabilities_.wide_vmids ? field_of<kSte, "S2VMID">.width() : kSmallVmidBits);
@@ -127,7 +130,8 @@ std::optional<std::vector<RegisterWrite>> Driver::bring_up(TableMemory& memory) 
            .entry_bytes = kCommandBytes,
            .full = FullRule::WrapBit,
            .tail_register = offset::kCmdqProd,
-           .head_register = offset::kCmdqCons};
+           .head_register = offset::kCmdqCons,
+           .index_reads = 0};
   constexpr auto kLg2Of = [](unsigned entry_bytes) {
     return kPageLg2 + kOutputQueuePagesLg2 - static_cast<unsigned>(std::bit_width(entry_bytes - 1));
   };

@@ -15,6 +15,7 @@
 
 #include "models/smmuv3/capabilities.hpp"
 #include "models/smmuv3/format.hpp"
+#include "models/smmuv3/queue_driver.hpp"
 #include "models/smmuv3/spec.hpp"
 #include "sim/translation/family.hpp"
 #include "sim/translation/table_driver.hpp"
@@ -50,6 +51,7 @@ class Driver final : public TableDriver {
   [[nodiscard]] CommandWords encode_fence(std::uint64_t status_address, std::uint32_t status_data) const override;
   [[nodiscard]] CommandRing ring() const override { return ring_; }
   [[nodiscard]] std::uint64_t tail_value(std::uint32_t index) const override { return index; }
+  [[nodiscard]] const QueueDriver* queues() const override { return queues_ ? &*queues_ : nullptr; }
 
  private:
   using Entry = std::array<std::uint64_t, 8>;
@@ -73,6 +75,7 @@ class Driver final : public TableDriver {
 
   DriverOptions options_;
   Capabilities capabilities_;
+  std::optional<VcmdqDriver> queues_;
   std::uint64_t stream_table_ = 0;
   CommandRing ring_;
   // Two descriptors for each stream with a stage 1 of ours take turns, so that a change is one store to its entry.

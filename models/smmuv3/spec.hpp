@@ -14,6 +14,8 @@
 //   DEVIATION(smmuv3-006):  F_BAD_ATS_TREQ carries StreamID and SubstreamID only; wired interrupts do not exist.
 //   ASSUMPTION(smmuv3-007): while IDR5.STALL_MAX transactions are stalled, a further one waits for a tag, unrecorded
 //                           (§6.3.6 bounds the records, not the transactions).
+//   DEVIATION(smmuv3-012):  every transaction is a data access: INSTCFG is not applied, and UXN, PXN, WXN and UWXN deny
+//                           nothing. No broadcast invalidation reaches the unit (IDR0.BTM = 0), so ASET means nothing.
 #pragma once
 
 #include <array>

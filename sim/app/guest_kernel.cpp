@@ -15,12 +15,17 @@ namespace {
 constexpr Bytes kFirmware = 1_MiB;
 
 xen::TrapTarget trap_target(const scenario::StrategySetting& strategy) {
-  const scenario::TrapTarget target =
-      strategy.kind == scenario::StrategyKind::Nested ? strategy.doorbell : strategy.placement;
-  return target == scenario::TrapTarget::Xen ? xen::TrapTarget::Xen : xen::TrapTarget::DeviceModel;
+  const bool in_device_model = strategy.kind == scenario::StrategyKind::Nested
+                                   ? strategy.doorbell == scenario::Doorbell::DeviceModel
+                                   : strategy.placement == scenario::TrapTarget::DeviceModel;
+  return in_device_model ? xen::TrapTarget::DeviceModel : xen::TrapTarget::Xen;
 }
 
 }  // namespace
+
+bool has_guest_queues(const scenario::StrategySetting& strategy) {
+  return strategy.kind == scenario::StrategyKind::Nested && strategy.doorbell == scenario::Doorbell::GuestQueue;
+}
 
 const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind) {
   const strategy::StrategyDescriptor* found = strategy::find_strategy(scenario::to_string(kind));
@@ -49,7 +54,8 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
           .flush_at = strategy.flush == scenario::ApertureFlush::Wrap ? strategy::ApertureFlush::Wrap
                                                                       : strategy::ApertureFlush::Map,
           .endpoints = strategy.endpoints == scenario::Endpoints::Virtual ? xen::EndpointKind::Virtual
-                                                                          : xen::EndpointKind::Physical};
+                                                                          : xen::EndpointKind::Physical,
+          .guest_queue = has_guest_queues(strategy)};
 }
 
 guest::DmaApiOptions Guest::dma_api_options() const {

@@ -96,6 +96,8 @@ class Guest {
   std::vector<std::unique_ptr<DeviceRun>> devices_;
 };
 
+// Whether guests own command rings of the units.
+[[nodiscard]] bool has_guest_queues(const scenario::StrategySetting& strategy);
 // The strategy that a scenario names.
 [[nodiscard]] const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind);
 

@@ -45,7 +45,28 @@ xen::DomainSetting domain_setting(const scenario::DomainSetting& d, xen::Default
   return setting;
 }
 
+// Of the hardware, as far as Xen uses it.
+UnitFeatures host_features(const scenario::Scenario& scenario, const scenario::StrategySetting& strategy) {
+  UnitFeatures features = features_for(scenario, strategy);
+  if (strategy.host_queues > 1) features.host_rings = static_cast<std::uint32_t>(strategy.host_queues);
+  if (features.host_rings != 0 || has_guest_queues(strategy)) features.further_queues = FurtherQueues::All;
+  return features;
+}
+
+// A guest's ring reaches the unit that it is part of, and no other.
+void require_one_unit_per_domain(const scenario::Scenario& scenario) {
+  for (const scenario::DeviceSetting& a : scenario.devices)
+    for (const scenario::DeviceSetting& b : scenario.devices)
+      if (a.domain_index == b.domain_index && a.iommu_index != b.iommu_index)
+        throw std::runtime_error("doorbell guest_queue: domain '" + a.domain +
+                                 "' has devices behind several IOMMUs ('" + a.name + "', '" + b.name +
+                                 "'), and a ring of its own reaches one");
+}
+
 void require_supported(const FamilyDescriptor& family, const UnitFeatures& features, const std::string& whose) {
+  if (features.further_queues != FurtherQueues::None && !family.has_further_queues)
+    throw std::runtime_error(whose + "family '" + std::string(family.name) +
+                             "' has one command queue per unit: neither doorbell guest_queue nor host_queues above 1");
   const std::string why = family.unsupported == nullptr ? std::string() : family.unsupported(features);
   if (!why.empty()) throw std::runtime_error(whose + why);
 }
@@ -65,7 +86,7 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
     : scenario_(scenario),
       strategy_(strategy),
       family_(family),
-      host_driver_(strategy_of(strategy.kind).host_driver(features_for(scenario, strategy))),
+      host_driver_(strategy_of(strategy.kind).host_driver(host_features(scenario, strategy))),
       engine_("engine"),
       host_(scenario.platform.memory.size.value),
       memory_(engine_.calendar(), host_, memory_parameters(scenario.platform.memory)),
@@ -73,6 +94,7 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
       vcpus_(engine_.calendar(), host_, scenario.platform.costs),
       boot_cpu_(vcpus_.add()) {
   require_supported(family, host_driver_.features, "");
+  if (has_guest_queues(strategy)) require_one_unit_per_domain(scenario);
   if (const auto guest_driver = strategy_of(strategy.kind).guest_driver; guest_driver != nullptr)
     require_supported(family, guest_driver(unit_features(scenario.platform.iommu), family).features,
                       "the guest's unit: ");
@@ -371,6 +393,7 @@ MemoryCounts Machine::memory_counts() const {
 Histogram Machine::fence_wait() const {
   Histogram sum;
   for (std::size_t u = 0; u < xen_->units(); ++u) sum.merge(xen_->unit(u).fence_wait());
+  for (const auto& guest : guests_) sum.merge(guest->strategy().counters().own_queues.fence_wait);
   return sum;
 }
 

@@ -112,9 +112,9 @@ class RandomScenario {
     return "strategies: [passthrough, {kind: swiotlb, pool_size: " + any({"4 MiB", "8 MiB"}) +
            (rng_.chance(0.5) ? ", areas: " + any({"1", "3", "8"}) : "") +
            "}, grants, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) +
-           ", superpages: " + any({"true", "false"}) + (defers ? ", deferred_flush: true" : "") +
-           ", default_context: " + any({"identity", "blocked"}) +
-           "}, {kind: nested, doorbell: " + any({"xen", "device_model"}) +
+           ", superpages: " + any({"true", "false"}) + ", host_queues: " + any({"1", "1", "1", "1", "3"}) +
+           (defers ? ", deferred_flush: true" : "") + ", default_context: " + any({"identity", "blocked"}) +
+           "}, {kind: nested, doorbell: " + any({"xen", "xen", "device_model", "device_model", "guest_queue"}) +
            "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" + virtio() +
            (guests_ == 1 ? flat_tables() : "") + "]\n";
   }

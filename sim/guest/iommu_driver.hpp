@@ -33,16 +33,23 @@ class IommuDriver {
   IommuDriver(const IommuDriver&) = delete;
   IommuDriver& operator=(const IommuDriver&) = delete;
 
-  // False: out of memory.
-  Task<bool> bring_up(CpuPort& cpu);
+  // `window`: registers of command rings that are the kernel's own (QueueDriver), which it then uses for what they
+  // take; null: there are none. False: out of memory.
+  Task<bool> bring_up(CpuPort& cpu, MmioPort* window = nullptr);
   // A DMA address space of its own for the device; nullptr: out of memory or domain tags.
   Task<DmaSpace*> attach(CpuPort& cpu, RequesterId device);
+
+  // Its own rings, by number; none where the hypervisor did not place them.
+  [[nodiscard]] const std::vector<std::unique_ptr<QueueClient>>& own_queues() const { return own_queues_; }
+  void reset_counters();
 
   [[nodiscard]] std::uint64_t table_bytes() const { return tables_.pages_in_use() << kPageLg2; }
 
  private:
   friend class TableDmaSpace;
   Task<void> invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes);
+  Task<bool> bring_up_own_queues(CpuPort& cpu, MmioPort& window);
+  [[nodiscard]] QueueClient& queue_for(CpuId cpu, const std::vector<InvalidationScope>& scopes);
   Task<void> charge(CpuPort& cpu, const TableEdit& edit);
   [[nodiscard]] TableKind table_kind() const { return setting_.driver.stage1 ? TableKind::Stage1 : TableKind::Stage2; }
   // Not-present entries may be cached: maps must be invalidated too. Stage-1 entries never are.
@@ -56,6 +63,7 @@ class IommuDriver {
   GuestTableMemory tables_;
   std::unique_ptr<TableDriver> driver_;
   std::unique_ptr<QueueClient> queue_;  // from bring_up() on
+  std::vector<std::unique_ptr<QueueClient>> own_queues_;
   std::vector<std::unique_ptr<DmaSpace>> spaces_;
 };
 

@@ -349,6 +349,8 @@ enum class TableOwner : std::uint8_t { Hypervisor, Kernel };
 enum class ApertureFlush : std::uint8_t { Map, Wrap };
 // Whether the devices are assigned to their guests, behind the IOMMU, or emulated for them by a device model.
 enum class Endpoints : std::uint8_t { Physical, Virtual };
+// Who answers the doorbell of a nested guest's invalidations: a trap, or a ring of hardware that the guest owns.
+enum class Doorbell : std::uint8_t { Xen, DeviceModel, GuestQueue };
 
 struct StrategySetting {
   StrategyKind kind = StrategyKind::Passthrough;
@@ -360,8 +362,9 @@ struct StrategySetting {
   std::uint64_t max_contexts = 128;
   bool superpages = false;  // Xen coalesces aligned contiguous entries
   DefaultContext default_context = DefaultContext::Identity;
-  // Nested: what a write to the guest's command doorbell traps to.
-  TrapTarget doorbell = TrapTarget::Xen;
+  std::uint64_t host_queues = 1;  // command rings over which Xen's driver spreads its CPUs
+  // Nested: where a write to the guest's command doorbell goes.
+  Doorbell doorbell = Doorbell::Xen;
   // EmulatedViommu, VirtioIommu
   TrapTarget placement = TrapTarget::Xen;
   // Swiotlb

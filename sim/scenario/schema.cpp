@@ -22,6 +22,8 @@ const Words<WorkloadKind> kWorkloadWords{{"nic", WorkloadKind::Nic},
                                          {"random_dma", WorkloadKind::RandomDma},
                                          {"trace", WorkloadKind::Trace},
                                          {"idle", WorkloadKind::Idle}};
+const Words<Doorbell> kDoorbellWords{
+    {"xen", Doorbell::Xen}, {"device_model", Doorbell::DeviceModel}, {"guest_queue", Doorbell::GuestQueue}};
 const Words<TrapTarget> kTrapWords{{"xen", TrapTarget::Xen}, {"device_model", TrapTarget::DeviceModel}};
 const Words<TraceClass> kTraceClassWords{
     {"sq", TraceClass::SubmissionQueue}, {"cq", TraceClass::CompletionQueue},   {"data", TraceClass::Data},
@@ -363,8 +365,14 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
            word_type<DefaultContext>({{"identity", DefaultContext::Identity}, {"blocked", DefaultContext::Blocked}}),
            "what context 0 shows: the domain's memory, kept in step with it, or nothing (dom0-iommu=dma=0)",
            "pv_iommu"),
-       K::defaulted("doorbell", at(&S::doorbell), word_type<TrapTarget>(kTrapWords),
-                    "who answers the trapped doorbell of the guest's command ring", "nested"),
+       K::defaulted(
+           "host_queues", at(&S::host_queues), count_type({.minimum = 1, .maximum = 64}),
+           "command rings over which Xen spreads its CPUs; 1: the unit's own, more: families with further ones",
+           "pv_iommu"),
+       K::defaulted("doorbell", at(&S::doorbell), word_type<Doorbell>(kDoorbellWords),
+                    "xen, device_model: who answers the trapped doorbell of the guest's command ring; guest_queue: the "
+                    "guest owns a ring of hardware (families that have those), and only configuration is trapped",
+                    "nested"),
        K::defaulted("placement", at(&S::placement), word_type<TrapTarget>(kTrapWords), "where the unit is emulated",
                     "emulated_viommu, virtio_iommu"),
        K::defaulted("pool_size", at(&S::pool_size), size_type(256_KiB, 1_GiB),

@@ -16,6 +16,8 @@ DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor&) {
   options.features.caching_mode = true;
   options.features.coherent_walks = true;
   options.features.device_tlb = false;
+  options.features.further_queues = FurtherQueues::None;
+  options.features.host_rings = 0;
   return options;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Nested translation: hardware walks the guest's stage-1 tables over Xen's stage 2. Mapping costs no exit, because
-// stage-1 entries that are not present are never cached; unmapping rings a doorbell that traps.
+// stage-1 entries that are not present are never cached; unmapping rings a doorbell that traps, or that of a command
+// ring which is the guest's own. Configuration is trapped in every case.
 #include "sim/strategy/virtual_iommu.hpp"
 #include "sim/xen/nested_translation.hpp"
 
@@ -14,13 +15,37 @@ namespace {
 DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor& family) {
   DriverOptions options{.features = host, .stage1 = true, .range_flush = RangeFlush::SmallestBlock};
   options.features.nested = false;
+  options.features.further_queues = FurtherQueues::None;
+  options.features.host_rings = 0;
   options.features.caching_mode = true;
   if (family.unsupported != nullptr && !family.unsupported(options.features).empty())
     options.features.caching_mode = false;
   return options;
 }
 
-using Nested = VirtualIommu<xen::NestedTranslation>;
+DriverOptions guest_driver_of(const StrategyEnvironment& environment) {
+  DriverOptions options = guest_driver(environment.host, environment.family);
+  if (environment.options.guest_queue) options.features.further_queues = FurtherQueues::OneGuests;
+  return options;
+}
+
+class Nested final : public VirtualIommu<xen::NestedTranslation> {
+ public:
+  explicit Nested(const StrategyEnvironment& environment)
+      : VirtualIommu(environment, guest_driver_of(environment)), guest_queue_(environment.options.guest_queue) {}
+
+  Task<xen::Errno> start(CpuPort& cpu) override {
+    if (guest_queue_) {
+      const xen::Errno opened = co_await translation().open_queues(cpu);
+      if (opened != xen::Errno::Ok) co_return opened;
+    }
+    co_return co_await bring_up(cpu, translation().queue_registers());
+  }
+  Task<void> stop(CpuPort& cpu) override { co_await translation().close_queues(cpu); }
+
+ private:
+  bool guest_queue_;
+};
 
 }  // namespace
 
@@ -35,7 +60,7 @@ const StrategyDescriptor kNested{
         },
     .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
-      return std::make_unique<Nested>(environment, guest_driver(environment.host, environment.family));
+      return std::make_unique<Nested>(environment);
     }};
 
 }  // namespace iommu::strategy

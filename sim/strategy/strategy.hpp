@@ -8,7 +8,8 @@
 // | swiotlb         | context 0: guest-physical addresses     | copy into a pool | copy back                          |
 // | grants          | a driver domain's context 0, dfn = mfn  | one hypercall    | one hypercall, a flush a page      |
 // | pv_iommu        | Xen's, one stage, one context a device  | one hypercall    | one hypercall with its flush       |
-// | nested          | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped doorbell, Xen forwards     |
+// | nested          | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped doorbell, Xen forwards;    |
+// |                 |                                         |                  | or a ring of the guest's own       |
 // | emulated_viommu | Xen's shadow of the guest's tables      | trapped doorbell | trapped doorbell                   |
 // | virtio_iommu    | Xen's, one stage, one context a domain  | trapped kick     | trapped kick                       |
 // | tce             | one flat table a bus                    | a call, or store | a call, or store and flush on wrap |
@@ -30,6 +31,7 @@
 #include "sim/guest/guest_table_memory.hpp"
 #include "sim/strategy/warden.hpp"
 #include "sim/translation/family.hpp"
+#include "sim/translation/queue_client.hpp"
 #include "sim/xen/hypervisor.hpp"
 #include "sim/xen/invalidation_counters.hpp"
 #include "sim/xen/iommu_op.hpp"
@@ -60,6 +62,8 @@ struct StrategyOptions {
   ApertureFlush flush_at = ApertureFlush::Map;
   // virtio_iommu: what its endpoints are.
   xen::EndpointKind endpoints = xen::EndpointKind::Physical;
+  // nested: what a ring of the guest's own can carry goes there, without a trap.
+  bool guest_queue = false;
 };
 
 // What a strategy is built on; all outlives it.
@@ -98,6 +102,7 @@ struct StrategyCounters {
     for (const auto& [name, count] : hypercalls) sum += count;
     return sum;
   }
+  QueueCounters own_queues;  // of the guest's own rings, all together
 };
 
 // Of devices that a device model emulates.
@@ -132,6 +137,8 @@ class DmaStrategy {
   [[nodiscard]] virtual SoftwareTranslation* software_translation() { return nullptr; }
   [[nodiscard]] virtual StrategyCounters counters() const { return {}; }
   virtual void reset_counters() {}
+  // The guest is gone: what it owned of hardware goes back to Xen. Nothing else may be asked afterwards.
+  virtual Task<void> stop(CpuPort&) { co_return; }
   // Guest memory in I/O tables. Host tables, shadows included, are the hypervisor's.
   [[nodiscard]] virtual std::uint64_t guest_table_bytes() const { return 0; }
 };

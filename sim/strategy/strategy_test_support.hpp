@@ -47,6 +47,7 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
     for (const InvalidationScope& scope : effect.scopes) apply(scope);
     if (!effect.scopes.empty()) core_->invalidation_done();
     execute();
+    for (const std::uint32_t queue : effect.further_queues) execute_further(*core_->further_queues()[queue]);
   }
   Task<std::uint64_t> read(CpuPort& cpu, std::uint64_t offset, unsigned bytes) override {
     co_await cpu.charge(CostId::MmioRead);
@@ -104,6 +105,8 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
   std::vector<InvalidationScope> applied;
   std::uint64_t commands = 0;  // without fences
   std::uint64_t fences = 0;
+  std::uint64_t further_fences = 0;   // of queues beside the unit's first one
+  std::uint64_t refused_further = 0;  // commands of those
   [[nodiscard]] std::uint64_t reads(AccessKind kind) const { return port_.accesses(kind); }
 
  private:
@@ -165,6 +168,21 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
         memory_.write64(status.address, status.data);
       else
         memory_.write32(status.address, static_cast<std::uint32_t>(status.data));
+    }
+  }
+  // Anybody's: what it refuses is between it and its owner.
+  void execute_further(CommandQueue& queue) {
+    while (queue.has_command()) {
+      const auto command = queue.fetch_command(port_).run();
+      if (!command) {
+        ++refused_further;
+        return;
+      }
+      const CommandEffect effect = queue.apply(*command);
+      for (const InvalidationScope& scope : effect.scopes) apply(scope);
+      EXPECT_FALSE(effect.fence && effect.fence->status) << "memory that the queue's owner names is not the machine's";
+      if (effect.fence) ++further_fences;
+      queue.completed();
     }
   }
   void apply(const InvalidationScope& scope) {

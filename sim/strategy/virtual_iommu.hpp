@@ -28,10 +28,7 @@ class VirtualIommu : public DmaStrategy {
     unit_.connect(translation_);
   }
 
-  Task<xen::Errno> start(CpuPort& cpu) override {
-    const bool up = co_await driver_.bring_up(cpu);
-    co_return up ? xen::Errno::Ok : xen::Errno::NoMemory;
-  }
+  Task<xen::Errno> start(CpuPort& cpu) override { co_return co_await bring_up(cpu, nullptr); }
   Task<guest::DmaSpace*> attach(CpuPort& cpu, RequesterId device) override {
     if (translation_.add_device(device) != xen::Errno::Ok) co_return nullptr;
     co_return co_await driver_.attach(cpu, device);
@@ -42,12 +39,21 @@ class VirtualIommu : public DmaStrategy {
     counters.traps = unit_.traps();
     counters.commands_emulated = unit_.commands_emulated();
     counters.guest = unit_.commands();
+    for (const auto& queue : driver_.own_queues()) counters.own_queues.merge(queue->counters());
     return counters;
   }
-  void reset_counters() override { unit_.reset_counters(); }
+  void reset_counters() override {
+    unit_.reset_counters();
+    driver_.reset_counters();
+  }
   [[nodiscard]] std::uint64_t guest_table_bytes() const override { return driver_.table_bytes(); }
 
  protected:
+  // `window`: registers of the guest's own command rings, if it has any.
+  Task<xen::Errno> bring_up(CpuPort& cpu, MmioPort* window) {
+    const bool up = co_await driver_.bring_up(cpu, window);
+    co_return up ? xen::Errno::Ok : xen::Errno::NoMemory;
+  }
   [[nodiscard]] const Translation& translation() const { return translation_; }
   [[nodiscard]] Translation& translation() { return translation_; }
 

@@ -45,6 +45,60 @@ TEST(InvalidationUnit, InvalidationAndFenceTakeExactlyTheirClosedForm) {
   EXPECT_EQ(m.statistics().invalidation.fence_wait.sum(), write_time());
 }
 
+// Several queues. Kills: a queue that waits for another's fetch, fence or drain; scans of one unit at the same time.
+TEST(InvalidationUnit, QueuesFetchSideBySideAndTakeTurnsAtTheCaches) {
+  IommuParameters p;
+  Machine m(p);
+  const InvalidationTiming& t = p.invalidation;
+  for (std::size_t queue = 0; queue < 2; ++queue) {
+    m.further_command(queue, kFlushAll);
+    m.further_command(queue, kFence | std::uint64_t{1} << 32, (Machine::status() + Bytes(64 * (queue + 1))).value());
+  }
+  m.further_doorbell(0);
+  m.further_doorbell(1);
+  const Picoseconds first = t.fetch_start + (read_time() + t.decode) * 2 + t.scan + write_time();
+  const auto status = [&](std::size_t queue) { return m.host().read32(Machine::status() + Bytes(64 * (queue + 1))); };
+  m.run_to(first - 1_ps);
+  EXPECT_EQ(status(0), 0U);
+  m.run_to(first);
+  EXPECT_EQ(status(0), 1U) << "as if it were alone";
+  EXPECT_EQ(m.core.further[0].head, 2U);
+  EXPECT_EQ(m.core.further[1].head, 1U) << "its fence has not completed";
+  m.run_to(first + t.scan - 1_ps);
+  EXPECT_EQ(status(1), 0U);
+  m.run_to(first + t.scan);
+  EXPECT_EQ(status(1), 1U) << "one scan later, and nothing else";
+  EXPECT_EQ(m.core.further[1].head, 2U);
+}
+
+// Kills: a fence that also waits for what another queue's later invalidations drain, and so for ever.
+TEST(InvalidationUnit, AQueueThatNeverRestsHoldsUpAnothersFenceByOneScanAtATime) {
+  IommuParameters p;
+  p.iotlb.entries = 0;
+  p.timing.walk_start = 3_us;
+  Machine m(p);
+  for (std::uint64_t n = 0; n < 64; ++n) m.tables.map(m.root, page(n).value(), frame(n).value());
+  for (std::uint64_t n = 0; n < 60; ++n) m.further_command(0, kFlushAll);
+  m.further_doorbell(0);
+  // Requests without end, each of which some flush covers.
+  static std::uint64_t next;
+  next = 0;
+  m.hook = [](Machine& machine, std::uint64_t) {
+    if (++next < 400) machine.submit(page(next % 64));
+  };
+  for (std::uint64_t n = 0; n < 4; ++n) m.submit(page(n));
+  m.further_command(1, kFlushAll);
+  m.further_command(1, kFence | std::uint64_t{7} << 32, Machine::status().value());
+  m.further_doorbell(1);
+  while (m.status_word() != 7 && m.calendar().step(Picoseconds(INT64_MAX))) {
+  }
+  const InvalidationTiming& t = p.invalidation;
+  // Two scans of the other queue's at most, and the requests that were under way: one walk, and its queue.
+  EXPECT_LT(m.calendar().now(), t.fetch_start + (read_time() + t.decode) * 2 + t.scan * 3 + 10_us + write_time());
+  EXPECT_LT(next, 60U) << "requests went on meanwhile, and were not waited for";
+  m.hook = nullptr;
+}
+
 // Kills: a scan that ignores that one page lies in one set.
 TEST(InvalidationUnit, PageScanExaminesOneSet) {
   IommuParameters p;

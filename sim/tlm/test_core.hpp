@@ -71,11 +71,41 @@ enum Opcode : std::uint32_t {
   kFlushAsidPage
 };
 // Registers.
-enum Offset : std::uint64_t { kTail = 0x00, kEnable = 0x08, kFlushNow = 0x10 };
+enum Offset : std::uint64_t {
+  kTail = 0x00,
+  kEnable = 0x08,
+  kFlushNow = 0x10,
+  kFurtherTail = 0x18
+};  // the last: two of them
 
 class Core final : public IommuCore {
  public:
   static constexpr unsigned kRingLg2 = 6;
+
+  // Beside the first ring: the same commands, an index each that moves when a command has completed.
+  class Further final : public CommandQueue {
+   public:
+    explicit Further(Core& core) : core_(core) {}
+    bool has_command() const override { return fetched_ != tail; }
+    Task<std::optional<Command>> fetch_command(MemoryPort& memory) override {
+      const Hpa at = ring + Bytes(16 * (fetched_ % (1U << kRingLg2)));
+      const MemoryBlock<2> words = co_await memory.read_block<2>(at, AccessKind::Command);
+      ++fetched_;
+      std::optional<Command> command = Command{{words.words[0], words.words[1], 0, 0}, 16, nullptr};
+      co_return command;
+    }
+    CommandEffect apply(const Command& command) override { return core_.apply(command); }
+    void completed() override { head = fetched_; }
+    Hpa ring{};
+    std::uint64_t head = 0;
+    std::uint64_t tail = 0;
+
+   private:
+    Core& core_;
+    std::uint64_t fetched_ = 0;
+  };
+  std::array<Further, 2> further{Further(*this), Further(*this)};
+  std::span<CommandQueue* const> further_queues() override { return further_; }
   Hpa ring{};
   Hpa directory{};  // one word per bus: table of 32-byte entries {kind, stage-1 root, stage-2 root, domain}
   bool marks = false;
@@ -208,7 +238,11 @@ class Core final : public IommuCore {
   std::uint64_t mmio_read(std::uint64_t offset, unsigned) override { return offset == kFlushNow ? busy : tail_; }
   RegisterEffect mmio_write(std::uint64_t offset, unsigned, std::uint64_t value) override {
     RegisterEffect effect;
-    if (offset == kTail) {
+    if (offset >= kFurtherTail) {
+      const auto queue = static_cast<std::uint32_t>((offset - kFurtherTail) / 8);
+      further[queue].tail = value;
+      effect.further_queues = {queue};
+    } else if (offset == kTail) {
       tail_ = value;
       effect.commands_pending = true;
     } else if (offset == kEnable) {
@@ -234,6 +268,7 @@ class Core final : public IommuCore {
     f.pasid = r.pasid;
     return f;
   }
+  std::array<CommandQueue*, 2> further_{&further[0], &further[1]};
   std::deque<InterruptMessage> event_interrupts_;
   std::uint64_t head_ = 0;
   std::uint64_t tail_ = 0;

@@ -32,6 +32,7 @@ class Machine {
     unit_ = std::make_unique<IommuUnit>(*calendar_, core, memory_.add_port("iommu"), parameters, MmioParameters{}, 1);
     root = tables.allocate();
     core.ring = tables.allocate();
+    for (Core::Further& further : core.further) further.ring = tables.allocate();
     tables.attach(core, kNic, ContextKind::Stage2, Hpa(), root, kDomain);
   }
   Machine(const Machine&) = delete;
@@ -99,6 +100,14 @@ class Machine {
     command(kFlushPage | static_cast<std::uint64_t>(kDomain.value()) << 32, page.aligned_down(kPageLg2).value());
   }
   void fence(std::uint32_t value) { command(kFence | static_cast<std::uint64_t>(value) << 32, status().value()); }
+  void further_command(std::size_t queue, std::uint64_t first, std::uint64_t second = 0) {
+    const Hpa at = core.further[queue].ring + Bytes(16 * (further_tails_[queue]++ % (1U << Core::kRingLg2)));
+    host_.write64(at, first);
+    host_.write64(at + 8_B, second);
+  }
+  void further_doorbell(std::size_t queue) {
+    unit_->registers().poke_register(kFurtherTail + 8 * queue, 8, further_tails_[queue]);
+  }
   // Arrives at once.
   void doorbell() { unit_->registers().poke_register(kTail, 8, tail_); }
   [[nodiscard]] static Hpa status() { return Hpa(0x8000); }
@@ -117,6 +126,7 @@ class Machine {
   std::deque<UnitRequest> requests_;
   std::deque<std::uint64_t> done_;
   std::uint64_t tail_ = 0;
+  std::array<std::uint64_t, 2> further_tails_{};
 
  public:
   Core core;

@@ -39,6 +39,7 @@ struct UnitFeatures {
   bool stall = false;           // faulting transactions may wait for software, where the family has that
   std::uint32_t command_ring_entries = 256;
   FurtherQueues further_queues = FurtherQueues::None;
+  std::uint32_t host_rings = 0;  // of the further ones, those that the host's own software uses; 0: its first one alone
 };
 
 // How software invalidates a range that one command cannot name.

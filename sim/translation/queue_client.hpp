@@ -16,6 +16,7 @@
 #include "sim/base/cpu_port.hpp"
 #include "sim/base/histogram.hpp"
 #include "sim/base/task.hpp"
+#include "sim/translation/queue_driver.hpp"
 #include "sim/translation/table_driver.hpp"
 
 namespace iommu {
@@ -54,8 +55,8 @@ enum class LockScope : std::uint8_t {
 
 enum class TailWrites : std::uint8_t {
   PerSubmission,  // one for all commands and their fence [linux, qi_submit_sync]
-  // One for each command, each with its own lock section and after reading tail and head registers. [xen,
-  // qinval_next_index and qinval_update_qtail]
+  // One for each command, each with its own lock section and after CommandRing::index_reads. [xen, queue_invalidate_*
+  // and arm_smmu_cmdq_issue_cmd]
   PerCommand,
 };
 
@@ -73,6 +74,7 @@ struct QueueCounters {
   std::uint64_t tail_writes = 0;
   std::uint64_t full_waits = 0;  // times that somebody waited for ring space
   Histogram fence_wait;          // from the tail write to the status word being seen
+  void merge(const QueueCounters& other);
 };
 
 class QueueClient {
@@ -81,6 +83,9 @@ class QueueClient {
   // Everything passed by reference outlives the client.
   static std::unique_ptr<QueueClient> create(const TableDriver& driver, TableMemory& memory, MmioPort& registers,
                                              QueueDiscipline discipline);
+  // On a ring beside the unit's first one. Its fences signal nothing: software reads the head until it has passed them.
+  QueueClient(const TableDriver& driver, const QueueDriver& queues, const CommandRing& ring, TableMemory& memory,
+              MmioPort& registers, QueueDiscipline discipline);
   QueueClient(const QueueClient&) = delete;
   QueueClient& operator=(const QueueClient&) = delete;
   virtual ~QueueClient() = default;
@@ -107,6 +112,7 @@ class QueueClient {
     std::uint32_t number = 0;
     std::uint32_t slots = 0;  // of all commands since the fence before, and its own
     std::uint32_t word = 0;
+    std::uint32_t end = 0;  // index of the entry after it
   };
 
   Task<void> submit_portion(CpuPort& cpu, std::span<const InvalidationScope> scopes, Fence fence);
@@ -116,6 +122,8 @@ class QueueClient {
   Task<Pending> put_fence(CpuPort& cpu);
   Task<void> write_tail(CpuPort& cpu);
   Task<void> wait_for(CpuPort& cpu, Pending fence);
+  Task<void> see(CpuPort& cpu, Pending fence);
+  [[nodiscard]] bool has_passed(std::uint32_t head, std::uint32_t end) const;
   void put(const CommandWords& command);
   // All up to this fence are over: commands complete in order.
   void reclaim(std::uint32_t number);
@@ -130,7 +138,8 @@ class QueueClient {
   QueueDiscipline discipline_;
   CommandRing ring_;
   RingFormat format_;
-  std::uint64_t status_page_;
+  const QueueDriver* queues_ = nullptr;  // null: the unit's first ring, whose fences write status words
+  std::uint64_t status_page_ = 0;
   SpinLock lock_{"command queue"};
   std::uint32_t tail_ = 0;
   std::uint32_t capacity_;

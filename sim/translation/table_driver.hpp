@@ -163,7 +163,13 @@ struct CommandRing {
   std::uint64_t tail_register = 0;
   std::uint64_t head_register = 0;
   unsigned fence_bytes = 4;  // of a fence's status write, which is aligned to its size; the data is in the low half
+  // Index registers that Xen's driver of the family reads before each tail write: head and tail, or none where it keeps
+  // copies of them. [xen/drivers/passthrough/vtd/qinval.c, qinval_next_index and qinval_update_qtail;
+  // xen/drivers/passthrough/arm/smmu-v3.c, queue_insert_raw]
+  unsigned index_reads = 2;
 };
+
+class QueueDriver;
 
 class TableDriver {
  public:
@@ -210,6 +216,8 @@ class TableDriver {
   [[nodiscard]] virtual CommandRing ring() const = 0;
   // What goes into the tail register for the entry index that follows the last command.
   [[nodiscard]] virtual std::uint64_t tail_value(std::uint32_t index) const = 0;
+  // Rings beside the first one; null: the unit has none, or was not asked for them.
+  [[nodiscard]] virtual const QueueDriver* queues() const { return nullptr; }
 };
 
 }  // namespace iommu

@@ -57,6 +57,16 @@ Hypervisor::NewContext Hypervisor::make_context(ContextNumber number, ContextKin
   return made;
 }
 
+std::unique_ptr<IoContext> Hypervisor::make_sibling(ContextNumber number, const IoContext& other) {
+  SIM_CHECK(other.kind == ContextKind::Nested, "a table of its own needs a tag of its own");
+  auto context = std::make_unique<IoContext>(number);
+  context->kind = other.kind;
+  context->serial = contexts_made_++;
+  context->tags = other.tags;
+  for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->share_tag(context->tags[i]);
+  return context;
+}
+
 Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context) {
   SIM_CHECK(context->dying && context->devices.empty(), "only an empty, dying context is destroyed");
   IoContext& dead = *context;

@@ -130,6 +130,8 @@ class Hypervisor {
     std::unique_ptr<IoContext> context;
   };
   NewContext make_context(ContextNumber number, ContextKind kind, TableMemory& tables);
+  // A nested one that shares the tags of another: what a guest invalidates under its tag then covers both.
+  std::unique_ptr<IoContext> make_sibling(ContextNumber number, const IoContext& other);
   // Releases everything a context holds. It is dying and no device is inside, so no cache knows it. Returns the number
   // of slices that this took.
   Task<std::uint64_t> destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context);
@@ -172,7 +174,7 @@ class Hypervisor {
   [[nodiscard]] Dfn last_dfn() const;
   // Whether a device of the context is behind that unit.
   [[nodiscard]] bool uses_unit(const Domain& domain, const IoContext& context, std::size_t unit) const;
-  // References that contexts hold on machine frames.
+  // References that contexts, and rings of guests, hold on machine frames.
   [[nodiscard]] const PageReferences& references() const { return references_; }
   // Of those who map by other ways than contexts (grants).
   void take_reference(Mfn frame) { references_.take(frame); }

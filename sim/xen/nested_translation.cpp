@@ -2,6 +2,9 @@
 #include "sim/xen/nested_translation.hpp"
 
 #include <optional>
+#include <utility>
+
+#include "sim/base/check.hpp"
 
 namespace iommu::xen {
 
@@ -53,6 +56,36 @@ Task<void> NestedTranslation::invalidate_translations(CpuPort& cpu, std::vector<
     }
     if (!host.empty()) co_await xen_.unit(unit).invalidate(cpu, host);
   }
+}
+
+// Rings ---------------------------------------------------------------------------------------------------------------
+
+Task<Errno> NestedTranslation::open_queues(CpuPort& cpu) {
+  SIM_CHECK(!queues_ && devices_.empty(), "rings are opened once, before there are translations");
+  if (domain_.devices.empty()) co_return Errno::NoDevice;
+  const std::size_t unit = domain_.devices.begin()->second.setting.unit;
+  for (const auto& [requester, assigned] : domain_.devices)
+    if (assigned.setting.unit != unit) co_return Errno::Unsupported;
+  if (xen_.unit(unit).driver().queues() == nullptr) co_return Errno::Unsupported;
+  const Errno made = keep(xen_.make_context(next_number(), kind(), xen_.heap()));
+  if (made != Errno::Ok) co_return made;
+  IoContext& owner = *domain_.private_contexts.back();
+  auto queues = std::make_unique<GuestQueues>(xen_, domain_, xen_.unit(unit));
+  const Errno opened = co_await queues->open(cpu, owner.tags[unit]);
+  if (opened != Errno::Ok) co_return opened;
+  owner_ = &owner;
+  queues_ = std::move(queues);
+  co_return Errno::Ok;
+}
+
+Task<void> NestedTranslation::close_queues(CpuPort& cpu) {
+  if (queues_) co_await queues_->close(cpu);
+}
+
+Task<void> NestedTranslation::ring_placed(CpuPort& cpu, RingPlacement placement) {
+  if (!queues_) co_return;
+  const Errno placed = co_await queues_->place(cpu, placement);
+  if (placed != Errno::Ok) ++refused_;
 }
 
 }  // namespace iommu::xen

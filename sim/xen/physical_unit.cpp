@@ -2,11 +2,13 @@
 #include "sim/xen/physical_unit.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "sim/base/check.hpp"
 #include "sim/memory/host_table_memory.hpp"
 #include "sim/translation/queue_client.hpp"
+#include "sim/translation/queue_driver.hpp"
 
 namespace iommu::xen {
 
@@ -40,8 +42,8 @@ PhysicalUnit::PhysicalUnit(PhysicalUnitSetting setting, MmioPort& registers, Hos
       registers_(registers),
       tables_(std::make_unique<CountedMemory>(memory, frames)),
       driver_(setting_.family->make_driver(setting_.driver)),
-      tags_(driver_->domain_tags(), false) {
-  tags_.front() = true;  // may tag not-present entries; Xen leaves it alone on every unit
+      tags_(driver_->domain_tags(), 0) {
+  tags_.front() = 1;  // may tag not-present entries; Xen leaves it alone on every unit
 }
 
 PhysicalUnit::~PhysicalUnit() = default;
@@ -55,7 +57,62 @@ Task<Errno> PhysicalUnit::bring_up(CpuPort& cpu) {
   if (!writes->empty()) co_await registers_.read(cpu, writes->back().offset, writes->back().bytes);
   if (!driver_->has_command_ring()) co_return Errno::Ok;
   queue_ = QueueClient::create(*driver_, *tables_, registers_, kXenQueue);
-  co_return queue_ ? Errno::Ok : Errno::NoMemory;
+  if (!queue_) co_return Errno::NoMemory;
+  co_return co_await bring_up_queues(cpu);
+}
+
+Task<Errno> PhysicalUnit::bring_up_queues(CpuPort& cpu) {
+  const QueueDriver* queues = driver_->queues();
+  if (queues == nullptr) co_return Errno::Ok;
+  const QueueDriver::Limits limits = queues->limits();
+  queue_groups_.assign(limits.groups, false);
+  queue_groups_.front() = true;
+  co_await write_registers(cpu, queues->enable());
+  if (limits.host_rings == 0) co_return Errno::Ok;
+  co_await write_registers(cpu, queues->open(0, std::nullopt));
+  const CommandRing first = driver_->ring();
+  const auto pages_lg2 =
+      static_cast<unsigned>(std::bit_width((std::uint64_t{first.entries} * first.entry_bytes - 1) >> kPageLg2));
+  for (std::uint32_t number = 0; number < limits.host_rings; ++number) {
+    const auto base = tables_->allocate(pages_lg2);
+    if (!base) co_return Errno::NoMemory;
+    co_await write_registers(cpu, queues->place(0, {.ring = number, .base = Hpa(*base), .entries = first.entries}));
+    std::vector<RegisterWrite> start = queues->start(number);
+    for (RegisterWrite& write : start) write.offset += queues->window(0).offset;
+    co_await write_registers(cpu, start);
+    CommandRing ring = queues->ring(number, *base, first.entries);
+    ring.tail_register += queues->window(0).offset;
+    ring.head_register += queues->window(0).offset;
+    further_.push_back(std::make_unique<QueueClient>(*driver_, *queues, ring, *tables_, registers_, kXenQueue));
+  }
+  co_return Errno::Ok;
+}
+
+Task<void> PhysicalUnit::write_registers(CpuPort& cpu, std::vector<RegisterWrite> writes) {
+  for (const RegisterWrite& write : writes) co_await registers_.write(cpu, write.offset, write.bytes, write.value);
+}
+
+QueueClient& PhysicalUnit::queue_for(CpuId cpu) {
+  return further_.empty() ? *queue_ : *further_[cpu.value() % further_.size()];
+}
+
+Histogram PhysicalUnit::fence_wait() const {
+  Histogram all = register_wait_;
+  if (queue_) all.merge(queue_->counters().fence_wait);
+  for (const auto& queue : further_) all.merge(queue->counters().fence_wait);
+  return all;
+}
+
+std::optional<std::uint32_t> PhysicalUnit::allocate_queue_group() {
+  const auto free = std::find(queue_groups_.begin(), queue_groups_.end(), false);
+  if (free == queue_groups_.end()) return std::nullopt;
+  *free = true;
+  return static_cast<std::uint32_t>(free - queue_groups_.begin());
+}
+
+void PhysicalUnit::release_queue_group(std::uint32_t group) {
+  SIM_CHECK(queue_groups_.at(group), "a released group was allocated");
+  queue_groups_[group] = false;
 }
 
 Task<void> PhysicalUnit::invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
@@ -67,7 +124,7 @@ Task<void> PhysicalUnit::invalidate(CpuPort& cpu, std::vector<InvalidationScope>
   SIM_CHECK(queue_ != nullptr, "commands go to a unit that is up");
   for (const InvalidationScope& scope : scopes) submitted_.count(driver_->widen(scope));
   ++submitted_.fence;
-  co_await queue_->submit(cpu, std::move(scopes), Fence::Poll);
+  co_await queue_for(cpu.id()).submit(cpu, std::move(scopes), Fence::Poll);
 }
 
 Task<void> PhysicalUnit::invalidate_by_registers(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
@@ -91,8 +148,6 @@ Task<void> PhysicalUnit::poll(CpuPort& cpu, RegisterPoll wanted) {
     if ((value & wanted.mask) == wanted.value) co_return;
   }
 }
-
-const Histogram& PhysicalUnit::fence_wait() const { return queue_ ? queue_->counters().fence_wait : register_wait_; }
 
 Task<Errno> PhysicalUnit::change_entry(CpuPort& cpu, TableEdit edit) {
   co_await cpu.charge(CostId::ContextEntryWrite, edit.entries_written);
@@ -118,22 +173,27 @@ Task<Errno> PhysicalUnit::block(CpuPort& cpu, RequesterId requester) {
 }
 
 std::optional<DomainTag> PhysicalUnit::allocate_tag() {
-  while (lowest_free_tag_ < tags_.size() && tags_[lowest_free_tag_]) ++lowest_free_tag_;
+  while (lowest_free_tag_ < tags_.size() && tags_[lowest_free_tag_] != 0) ++lowest_free_tag_;
   if (lowest_free_tag_ == tags_.size()) return std::nullopt;
-  tags_[lowest_free_tag_] = true;
+  tags_[lowest_free_tag_] = 1;
   return DomainTag(static_cast<std::uint32_t>(lowest_free_tag_));
 }
 
+void PhysicalUnit::share_tag(DomainTag tag) {
+  SIM_CHECK(tag.value() < tags_.size() && tags_[tag.value()] != 0, "a shared tag was allocated");
+  ++tags_[tag.value()];
+}
+
 void PhysicalUnit::release_tag(DomainTag tag) {
-  SIM_CHECK(tag.value() < tags_.size() && tags_[tag.value()], "a released tag was allocated");
-  tags_[tag.value()] = false;
-  lowest_free_tag_ = std::min<std::size_t>(lowest_free_tag_, tag.value());
+  SIM_CHECK(tag.value() < tags_.size() && tags_[tag.value()] != 0, "a released tag was allocated");
+  if (--tags_[tag.value()] == 0) lowest_free_tag_ = std::min<std::size_t>(lowest_free_tag_, tag.value());
 }
 
 void PhysicalUnit::reset_counters() {
   submitted_ = {};
   register_wait_ = {};
   if (queue_) queue_->reset_counters();
+  for (const auto& queue : further_) queue->reset_counters();
 }
 
 std::uint64_t PhysicalUnit::table_pages() const { return tables_->pages(); }

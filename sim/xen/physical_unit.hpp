@@ -48,9 +48,17 @@ class PhysicalUnit {
   Task<Errno> point(CpuPort& cpu, RequesterId requester, ContextSetting setting);
   Task<Errno> block(CpuPort& cpu, RequesterId requester);
 
+  [[nodiscard]] MmioPort& registers() { return registers_; }
+  Task<void> write_registers(CpuPort& cpu, std::vector<RegisterWrite> writes);
+  // A group of further command rings for a guest; nullopt: there is none, or none left.
+  std::optional<std::uint32_t> allocate_queue_group();
+  void release_queue_group(std::uint32_t group);
+
   // A tag that nobody uses; nullopt: the hardware has no more.
   std::optional<DomainTag> allocate_tag();
-  // No cache holds anything under it any more.
+  // One more user of a tag.
+  void share_tag(DomainTag tag);
+  // Once for each user; no cache holds anything under it any more when the last one goes.
   void release_tag(DomainTag tag);
 
   [[nodiscard]] TableDriver& driver() { return *driver_; }
@@ -58,8 +66,8 @@ class PhysicalUnit {
   [[nodiscard]] const UnitFeatures& features() const { return setting_.driver.features; }
   // From bring_up() on; where there is a command ring.
   [[nodiscard]] const QueueClient& queue() const { return *queue_; }
-  // From the first access of an invalidation to what says that it is complete.
-  [[nodiscard]] const Histogram& fence_wait() const;
+  // From the first access of an invalidation to what says that it is complete; of all queues.
+  [[nodiscard]] Histogram fence_wait() const;
   [[nodiscard]] const InvalidationCounters& submitted() const { return submitted_; }
   void reset_counters();
   // Held over operations on contexts where they exclude each other by unit.
@@ -69,6 +77,8 @@ class PhysicalUnit {
 
  private:
   class CountedMemory;
+  Task<Errno> bring_up_queues(CpuPort& cpu);
+  [[nodiscard]] QueueClient& queue_for(CpuId cpu);
   Task<Errno> change_entry(CpuPort& cpu, TableEdit edit);
   Task<void> invalidate_by_registers(CpuPort& cpu, std::vector<InvalidationScope> scopes);
   Task<void> poll(CpuPort& cpu, RegisterPoll wanted);
@@ -77,11 +87,15 @@ class PhysicalUnit {
   std::unique_ptr<CountedMemory> tables_;
   std::unique_ptr<TableDriver> driver_;
   std::unique_ptr<QueueClient> queue_;  // from bring_up() on
+  // Further rings of the host's: CPUs are spread over them, and the first one is left alone. [linux
+  // drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c, tegra241_cmdqv_get_cmdq]
+  std::vector<std::unique_ptr<QueueClient>> further_;
+  std::vector<bool> queue_groups_;  // by group: taken
   SpinLock table_lock_{"device tables"};
   SpinLock register_lock_{"invalidation registers"};
   Histogram register_wait_;
   SpinLock operation_lock_{"unit operations"};
-  std::vector<bool> tags_;
+  std::vector<std::uint16_t> tags_;  // by tag: its users
   std::size_t lowest_free_tag_ = 1;  // no free tag below it
   InvalidationCounters submitted_;
 };

@@ -10,10 +10,6 @@ namespace {
 // Private contexts have no number a guest could name; theirs only orders locks.
 constexpr std::uint16_t kFirstPrivateNumber = 0x8000;
 
-ContextNumber next_private_number(const Domain& domain) {
-  return ContextNumber(static_cast<std::uint16_t>(kFirstPrivateNumber + domain.private_contexts.size()));
-}
-
 bool concerns(const InvalidationScope& scope, RequesterId device) {
   if (!scope.requester) return true;
   const unsigned different = static_cast<unsigned>(scope.requester->value()) ^ device.value();
@@ -21,23 +17,33 @@ bool concerns(const InvalidationScope& scope, RequesterId device) {
 }
 }  // namespace
 
+ContextNumber VirtualDevices::next_number() const {
+  return ContextNumber(static_cast<std::uint16_t>(kFirstPrivateNumber + domain_.private_contexts.size()));
+}
+
+// It lives as long as the domain.
+Errno VirtualDevices::keep(Hypervisor::NewContext made) {
+  if (made.status == Errno::Ok) domain_.private_contexts.push_back(std::move(made.context));
+  return made.status;
+}
+
 Errno VirtualDevices::make_blocked_context() {
   if (blocked_ != nullptr) return Errno::Ok;
-  auto made = xen_.make_context(next_private_number(domain_), ContextKind::Stage2, xen_.heap());
-  if (made.status != Errno::Ok) return made.status;
-  blocked_ = made.context.get();
-  domain_.private_contexts.push_back(std::move(made.context));
-  return Errno::Ok;
+  const Errno made = keep(xen_.make_context(next_number(), ContextKind::Stage2, xen_.heap()));
+  if (made == Errno::Ok) blocked_ = domain_.private_contexts.back().get();
+  return made;
 }
 
 Errno VirtualDevices::add_device(RequesterId requester) {
   if (!domain_.devices.contains(requester)) return Errno::NoDevice;
   const Errno blocked = make_blocked_context();
   if (blocked != Errno::Ok) return blocked;
-  auto made = xen_.make_context(next_private_number(domain_), kind(), xen_.heap());
-  if (made.status != Errno::Ok) return made.status;
-  devices_.push_back(std::make_unique<Device>(Device{requester, made.context.get(), std::nullopt}));
-  domain_.private_contexts.push_back(std::move(made.context));
+  const IoContext* other = sibling();
+  const Errno made =
+      keep(other == nullptr ? xen_.make_context(next_number(), kind(), xen_.heap())
+                            : Hypervisor::NewContext{Errno::Ok, xen_.make_sibling(next_number(), *other)});
+  if (made != Errno::Ok) return made;
+  devices_.push_back(std::make_unique<Device>(Device{requester, domain_.private_contexts.back().get(), std::nullopt}));
   return Errno::Ok;
 }
 

@@ -42,10 +42,15 @@ class VirtualDevices : public VirtualUnitSink {
   // The guest's translation of a device is new or has another root: makes `device.translation` mean it. It is not
   // attached yet, or attached with the old meaning.
   virtual Task<Errno> adopt(CpuPort& cpu, Device& device, const Context& guest) = 0;
+  // The context whose tags translation contexts share; null: each has its own.
+  [[nodiscard]] virtual const IoContext* sibling() const { return nullptr; }
   // The translations in the scopes (Iotlb, DeviceTlb) are void.
   virtual Task<void> invalidate_translations(CpuPort& cpu, std::vector<InvalidationScope> scopes) = 0;
 
   Task<Errno> attach(CpuPort& cpu, Device& device, IoContext& context);
+  // Of a context that no guest can name.
+  Errno keep(Hypervisor::NewContext made);
+  [[nodiscard]] ContextNumber next_number() const;
   Task<void> block(CpuPort& cpu, Device& device);
 
   Hypervisor& xen_;

@@ -57,6 +57,7 @@ Task<void> VirtualUnit::write(CpuPort& cpu, std::uint64_t offset, unsigned bytes
   else
     ++traps_.register_access;
   if (effect.configuration_changed) co_await sink_->configuration_changed(cpu);
+  if (effect.placement) co_await sink_->ring_placed(cpu, *effect.placement);
   if (!effect.scopes.empty()) {
     for (const InvalidationScope& scope : effect.scopes) commands_.count(scope);
     co_await sink_->invalidate(cpu, effect.scopes);

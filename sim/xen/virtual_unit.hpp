@@ -41,6 +41,8 @@ class VirtualUnitSink {
   virtual Task<void> invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes) = 0;
   // The guest switched translation on or off or replaced its device table.
   virtual Task<void> configuration_changed(CpuPort& cpu) = 0;
+  // The guest says where a further ring of its unit is. Commands in such a ring are not the virtual unit's business.
+  virtual Task<void> ring_placed(CpuPort&, RingPlacement) { co_return; }
 };
 
 class VirtualUnit final : public MmioPort {
