@@ -30,6 +30,7 @@ bool has_guest_queues(const scenario::StrategySetting& strategy) {
 const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind) {
   const strategy::StrategyDescriptor* found = strategy::find_strategy(scenario::to_string(kind));
   SIM_CHECK(found != nullptr, "every strategy of the schema is one of the strategies that there are");
+  SIM_CHECK(found->own_unit == scenario::own_unit(kind), "runs are planned for the unit that the strategy has");
   return *found;
 }
 
