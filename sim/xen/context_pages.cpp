@@ -50,9 +50,9 @@ TableEdit unmap_with_reserve(IoContext& context, AddressRange range, ReclaimTabl
   return edit;
 }
 
-// Pages of the owner's p2m that a range touches: one lookup tells about all of one.
-std::uint64_t pages_of_p2m(const Domain& owner, Gfn first, std::uint64_t pages) {
-  const unsigned order = owner.setting.page_lg2 - kPageLg2;
+// Pages of the domain's p2m that a range touches: one lookup tells about all of one.
+std::uint64_t pages_of_p2m(const Domain& domain, Gfn first, std::uint64_t pages) {
+  const unsigned order = domain.setting.page_lg2 - kPageLg2;
   return ((first.value() + pages - 1) >> order) - (first.value() >> order) + 1;
 }
 
@@ -80,14 +80,14 @@ std::vector<InvalidationScope> scopes_of(PhysicalUnit& unit, const InvalidationS
 }
 }  // namespace
 
-Hypervisor::MapRun Hypervisor::next_run(const Domain& domain, const Domain& owner, const IoContext& context, Gfn gfn,
-                                        Dfn dfn, std::uint64_t pages) const {
+Hypervisor::MapRun Hypervisor::next_run(const Domain& domain, const IoContext& context, Gfn gfn, Dfn dfn,
+                                        std::uint64_t pages) const {
   MapRun run;
   if (dfn > last_dfn() || context.is_reserved(dfn, 1)) {
     run.status = Errno::AddressNotAvailable;
     return run;
   }
-  const auto entry = owner.p2m.lookup(gfn);
+  const auto entry = domain.p2m.lookup(gfn);
   if (!entry) {
     run.status = Errno::NoEntry;
     return run;
@@ -126,14 +126,14 @@ void Hypervisor::take_back(IoContext& context, const PageOperation& operation, P
 
 // Page by page until one cannot be entered. The frames count as one contiguous piece to save time; a guest's pages are
 // still entered one by one, unless larger ones were asked for.
-Hypervisor::PagesEdit Hypervisor::enter_pages(const Domain& domain, const Domain& owner, IoContext& context,
+Hypervisor::PagesEdit Hypervisor::enter_pages(const Domain& domain, IoContext& context,
                                               const PageOperation& operation) {
   PagesEdit work;
   PagesDone& done = work.done;
   const unsigned largest = largest_leaf(context, operation);
   while (done.pages < operation.pages && done.status == Errno::Ok) {
-    const MapRun run = next_run(domain, owner, context, operation.gfn + done.pages, operation.dfn + done.pages,
-                                operation.pages - done.pages);
+    const MapRun run =
+        next_run(domain, context, operation.gfn + done.pages, operation.dfn + done.pages, operation.pages - done.pages);
     done.status = run.status;
     if (run.status != Errno::Ok) break;
     const TableEdit step = context.table->map({.input = (operation.dfn + done.pages).address().value(),
@@ -165,14 +165,14 @@ Hypervisor::PagesEdit Hypervisor::enter_pages(const Domain& domain, const Domain
   return work;
 }
 
-Task<Hypervisor::PagesEdit> Hypervisor::map_locked(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context,
+Task<Hypervisor::PagesEdit> Hypervisor::map_locked(CpuPort& cpu, Domain& domain, IoContext& context,
                                                    PageOperation operation) {
   PagesEdit work;
   work.done.status = Errno::Invalid;
-  if (!context.dying) work = enter_pages(domain, owner, context, operation);
+  if (!context.dying) work = enter_pages(domain, context, operation);
   const std::uint64_t refused = work.done.status == Errno::Ok ? 0 : 1;
   std::uint64_t lookups = work.done.pages;
-  if (operation.page_lg2 > kPageLg2 && lookups != 0) lookups = pages_of_p2m(owner, operation.gfn, lookups);
+  if (operation.page_lg2 > kPageLg2 && lookups != 0) lookups = pages_of_p2m(domain, operation.gfn, lookups);
   take_back(context, operation, work);
   co_await cpu.charge(CostId::P2mLookup, lookups + refused);
   co_await cpu.charge(CostId::PageReference, work.references);
@@ -183,14 +183,11 @@ Task<Hypervisor::PagesEdit> Hypervisor::map_locked(CpuPort& cpu, Domain& domain,
   co_return work;
 }
 
-Task<PagesDone> Hypervisor::map_pages(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, Gfn gfn, Dfn dfn,
+Task<PagesDone> Hypervisor::map_pages(CpuPort& cpu, Domain& domain, IoContext& context, Gfn gfn, Dfn dfn,
                                       std::uint64_t pages, Permissions permissions) {
-  co_await cpu.acquire(context.lock);
-  const PageOperation operation{.gfn = gfn, .dfn = dfn, .pages = pages, .permissions = permissions};
-  const PagesEdit work = co_await map_locked(cpu, domain, owner, context, operation);
-  if (work.done.pages != 0) co_await flush_edit(cpu, domain, context, work.range, work.edit);
-  cpu.release(context.lock);
-  co_return work.done;
+  std::vector<PageOperation> one{PageOperation{.gfn = gfn, .dfn = dfn, .pages = pages, .permissions = permissions}};
+  const auto answers = co_await change_pages(cpu, domain, context, std::move(one), AfterRefusal::Stop);
+  co_return answers.front();
 }
 
 Task<Hypervisor::PagesEdit> Hypervisor::unmap_locked(CpuPort& cpu, IoContext& context, PageOperation operation) {
@@ -239,15 +236,10 @@ Task<Hypervisor::PagesEdit> Hypervisor::unmap_locked(CpuPort& cpu, IoContext& co
 Task<PagesDone> Hypervisor::unmap_pages(CpuPort& cpu, Domain& domain, IoContext& context, Dfn dfn, std::uint64_t pages,
                                         UnmapFlush flush) {
   using enum PageOperation::Kind;
-  co_await cpu.acquire(context.lock);
-  const PageOperation operation{.kind = flush == UnmapFlush::Later ? UnmapLater : Unmap, .dfn = dfn, .pages = pages};
-  const PagesEdit work = co_await unmap_locked(cpu, context, operation);
-  if (flush == UnmapFlush::Now) {
-    if (work.done.pages != 0) co_await flush_edit(cpu, domain, context, work.range, work.edit);
-    for (const Mfn frame : work.dropped) references_.drop(frame);
-  }
-  cpu.release(context.lock);
-  co_return work.done;
+  std::vector<PageOperation> one{
+      PageOperation{.kind = flush == UnmapFlush::Later ? UnmapLater : Unmap, .dfn = dfn, .pages = pages}};
+  const auto answers = co_await change_pages(cpu, domain, context, std::move(one), AfterRefusal::Stop);
+  co_return answers.front();
 }
 
 Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& domain, IoContext& context,
@@ -260,7 +252,7 @@ Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& doma
   for (std::size_t i = 0; i < operations.size(); ++i) {
     PagesEdit work;
     if (operations[i].kind == PageOperation::Kind::Map)
-      work = co_await map_locked(cpu, domain, domain, context, operations[i]);
+      work = co_await map_locked(cpu, domain, context, operations[i]);
     else
       work = co_await unmap_locked(cpu, context, operations[i]);
     answers.push_back(work.done);
@@ -271,15 +263,23 @@ Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& doma
     }
     if (work.done.status != Errno::Ok && after == AfterRefusal::Stop) break;
   }
+  Errno flushed = Errno::Ok;
   if (all.structure_changed) {
-    co_await flush(cpu, domain, context, {});
+    flushed = co_await flush(cpu, domain, context, {});
   } else if (!ranges.empty()) {
-    co_await flush(cpu, domain, context, ranges);
+    flushed = co_await flush(cpu, domain, context, ranges);
   } else if (all.added) {
     ++counters_.flushes_skipped;
   }
-  for (const std::uint64_t page : all.freed_tables) context.table_memory->release(page);
-  for (const Mfn frame : dropped) references_.drop(frame);
+  if (flushed == Errno::Ok) {
+    for (const std::uint64_t page : all.freed_tables) context.table_memory->release(page);
+    for (const Mfn frame : dropped) references_.drop(frame);
+  } else {
+    context.deferred_tables.insert(context.deferred_tables.end(), all.freed_tables.begin(), all.freed_tables.end());
+    context.deferred_frames.insert(context.deferred_frames.end(), dropped.begin(), dropped.end());
+    for (PagesDone& answer : answers)
+      if (answer.status == Errno::Ok) answer.status = flushed;
+  }
   cpu.release(context.lock);
   co_return answers;
 }
@@ -355,42 +355,60 @@ Task<void> Hypervisor::flush_edit(CpuPort& cpu, Domain& domain, IoContext& conte
     // A changed structure means stale walk caches above the range: the whole domain goes.
     std::vector<AddressRange> exact{1, range};
     if (edit.structure_changed) exact.clear();
-    co_await flush(cpu, domain, context, std::move(exact));
+    const Errno flushed = co_await flush(cpu, domain, context, std::move(exact));
+    if (flushed != Errno::Ok) {
+      context.deferred_tables.insert(context.deferred_tables.end(), edit.freed_tables.begin(), edit.freed_tables.end());
+      co_return;
+    }
   } else {
     ++counters_.flushes_skipped;
   }
   for (const std::uint64_t page : edit.freed_tables) context.table_memory->release(page);
 }
 
-Task<void> Hypervisor::flush_context(CpuPort& cpu, Domain& domain, IoContext& context) {
+Task<Errno> Hypervisor::flush_context(CpuPort& cpu, Domain& domain, IoContext& context) {
   co_await cpu.acquire(context.lock);
   // What is unmapped from here on waits for the next flush.
   const std::vector<std::uint64_t> tables = std::exchange(context.deferred_tables, {});
   const std::vector<Mfn> frames = std::exchange(context.deferred_frames, {});
-  co_await flush(cpu, domain, context, {});
-  for (const std::uint64_t page : tables) context.table_memory->release(page);
-  for (const Mfn frame : frames) references_.drop(frame);
+  const Errno status = co_await flush(cpu, domain, context, {});
+  if (status == Errno::Ok) {
+    for (const std::uint64_t page : tables) context.table_memory->release(page);
+    for (const Mfn frame : frames) references_.drop(frame);
+  } else {
+    context.deferred_tables.insert(context.deferred_tables.end(), tables.begin(), tables.end());
+    context.deferred_frames.insert(context.deferred_frames.end(), frames.begin(), frames.end());
+  }
   cpu.release(context.lock);
+  co_return status;
 }
 
-Task<void> Hypervisor::flush(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> ranges) {
+Task<Errno> Hypervisor::flush(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> ranges) {
   ++counters_.flush_calls;
-  for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, context, i, ranges);
-  if (&context != domain.default_context.get()) co_return;
+  Errno status = Errno::Ok;
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    const Errno answered = co_await flush_unit(cpu, domain, context, i, ranges);
+    if (answered != Errno::Ok) status = answered;
+  }
+  if (&context != domain.default_context.get()) co_return status;
   // It is the second stage of nested contexts as well, whose first stages may lead there from any address.
   for (std::size_t n = 0; n < domain.private_contexts.size(); ++n) {
     IoContext& other = *domain.private_contexts[n];
     if (other.table) continue;
-    for (std::size_t i = 0; i < units_.size(); ++i) co_await flush_unit(cpu, domain, other, i, {});
+    for (std::size_t i = 0; i < units_.size(); ++i) {
+      const Errno answered = co_await flush_unit(cpu, domain, other, i, {});
+      if (answered != Errno::Ok) status = answered;
+    }
   }
+  co_return status;
 }
 
-Task<void> Hypervisor::flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
-                                  std::vector<AddressRange> ranges) {
-  if (!uses_unit(domain, context, index)) co_return;
+Task<Errno> Hypervisor::flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
+                                   std::vector<AddressRange> ranges) {
+  if (!uses_unit(domain, context, index)) co_return Errno::Ok;
   PhysicalUnit& unit = *units_[index];
   const InvalidationScope whole{.kind = InvalidationKind::Iotlb, .domain = context.tags[index]};
-  co_await unit.invalidate(cpu, scopes_of(unit, whole, ranges));
+  Errno status = co_await unit.invalidate(cpu, scopes_of(unit, whole, ranges));
   const std::vector<RequesterId> devices = context.devices;
   for (const RequesterId device : devices) {
     const auto found = domain.devices.find(device);
@@ -399,9 +417,11 @@ Task<void> Hypervisor::flush_unit(CpuPort& cpu, Domain& domain, IoContext& conte
     if (!setting.device_tlb || setting.unit != index) continue;
     for (const RequesterId function : setting.functions()) {
       const InvalidationScope remote{.kind = InvalidationKind::DeviceTlb, .requester = function};
-      co_await unit.invalidate(cpu, over(remote, ranges));
+      const Errno answered = co_await unit.invalidate(cpu, over(remote, ranges));
+      if (answered != Errno::Ok) status = answered;
     }
   }
+  co_return status;
 }
 
 }  // namespace iommu::xen

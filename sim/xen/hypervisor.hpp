@@ -141,19 +141,21 @@ class Hypervisor {
   // what it was; its tag does not matter.
   Task<Errno> refresh(CpuPort& cpu, Domain& domain, IoContext& context, ContextSetting before);
 
-  // Maps pages of `owner` into a context; takes page references. Stops at the first page that cannot be mapped; what
+  // Maps pages of the domain into a context; takes page references. Stops at the first page that cannot be mapped; what
   // was mapped stays and has been flushed as far as necessary.
-  Task<PagesDone> map_pages(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, Gfn gfn, Dfn dfn,
-                            std::uint64_t pages, Permissions permissions);
+  Task<PagesDone> map_pages(CpuPort& cpu, Domain& domain, IoContext& context, Gfn gfn, Dfn dfn, std::uint64_t pages,
+                            Permissions permissions);
   // Unmaps; with UnmapFlush::Later references and freed tables are kept until flush_context().
   Task<PagesDone> unmap_pages(CpuPort& cpu, Domain& domain, IoContext& context, Dfn dfn, std::uint64_t pages,
                               UnmapFlush flush);
   // Several operations under one lock with one flush at the end, over the ranges of those that need one. As many
-  // answers as operations were tried.
+  // answers as operations were tried. Errno::InputOutput: done, but a unit did not answer the flush; what was unmapped
+  // is kept until flush_context() succeeds.
   Task<std::vector<PagesDone>> change_pages(CpuPort& cpu, Domain& domain, IoContext& context,
                                             std::vector<PageOperation> operations, AfterRefusal after);
-  // Invalidates a whole context on every unit that it is used on, and lets go of what awaited that.
-  Task<void> flush_context(CpuPort& cpu, Domain& domain, IoContext& context);
+  // Invalidates a whole context on every unit that it is used on, and lets go of what awaited that. Errno::InputOutput:
+  // a unit did not answer, and all is kept.
+  Task<Errno> flush_context(CpuPort& cpu, Domain& domain, IoContext& context);
   // Invalidates what an edit of a context's table made necessary; then releases the tables that it freed.
   Task<void> flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range, TableEdit edit);
   // Changes a context's table as a shadow does: removes the ranges, then adds the pieces, with one flush at the end for
@@ -194,7 +196,7 @@ class Hypervisor {
     Mfn machine;
     std::uint64_t pages = 0;
   };
-  [[nodiscard]] MapRun next_run(const Domain& domain, const Domain& owner, const IoContext& context, Gfn gfn, Dfn dfn,
+  [[nodiscard]] MapRun next_run(const Domain& domain, const IoContext& context, Gfn gfn, Dfn dfn,
                                 std::uint64_t pages) const;
   // An operation that was done under the context's lock and not flushed yet.
   struct PagesEdit {
@@ -205,9 +207,8 @@ class Hypervisor {
     std::uint64_t references = 0;  // taken
     std::vector<Mfn> dropped;      // references to give up after the flush
   };
-  [[nodiscard]] PagesEdit enter_pages(const Domain& domain, const Domain& owner, IoContext& context,
-                                      const PageOperation& operation);
-  Task<PagesEdit> map_locked(CpuPort& cpu, Domain& domain, Domain& owner, IoContext& context, PageOperation operation);
+  [[nodiscard]] PagesEdit enter_pages(const Domain& domain, IoContext& context, const PageOperation& operation);
+  Task<PagesEdit> map_locked(CpuPort& cpu, Domain& domain, IoContext& context, PageOperation operation);
   Task<PagesEdit> unmap_locked(CpuPort& cpu, IoContext& context, PageOperation operation);
   // Takes back what a map did of its last page; devices may have seen it.
   void take_back(IoContext& context, const PageOperation& operation, PagesEdit& work);
@@ -233,13 +234,13 @@ class Hypervisor {
   Task<void> remove_reserved(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<ReservedRegion> regions);
   Task<TableEdit> remove_reserved_region(CpuPort& cpu, IoContext& context, ReservedRegion region);
   // One flush call: commands and a fence on every unit that the context is used on. No ranges: all of it.
-  Task<void> flush(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> ranges);
+  Task<Errno> flush(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> ranges);
   [[nodiscard]] bool holds_reference(std::uint64_t machine_address) const;
   bool populate(Domain& domain);
   bool build_default_context(Domain& domain);
   bool map_identity(Domain& domain, const P2mExtent& extent);
-  Task<void> flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
-                        std::vector<AddressRange> ranges);
+  Task<Errno> flush_unit(CpuPort& cpu, Domain& domain, IoContext& context, std::size_t index,
+                         std::vector<AddressRange> ranges);
   struct Scratch {
     DeviceSetting device;
     ContextSetting setting;

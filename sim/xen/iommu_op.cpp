@@ -197,18 +197,38 @@ Task<std::vector<PagesDone>> IommuOp::change(CpuPort& cpu, Domain& domain, IoCon
   ++context.pins;
   for (SpinLock* lock : locks) co_await cpu.acquire(*lock);
   auto answers = co_await xen_.change_pages(cpu, domain, context, std::move(operations), after);
+  const auto unanswered = [](const PagesDone& done) { return done.status == Errno::InputOutput; };
+  if (std::any_of(answers.begin(), answers.end(), unanswered)) {
+    const Errno status = co_await retry_flush(cpu, domain, context);
+    for (PagesDone& done : answers)
+      if (unanswered(done)) done.status = status;
+  }
   for (SpinLock* lock : locks) cpu.release(*lock);
   --context.pins;
   co_return answers;
 }
 
-Task<void> IommuOp::flush(CpuPort& cpu, Domain& domain, IoContext& context) {
+// A flush that a unit did not answer is tried again, each time in a continuation of its own; then the guest is told,
+// and what it unmapped stays taken until a later flush succeeds.
+Task<Errno> IommuOp::retry_flush(CpuPort& cpu, Domain& domain, IoContext& context) {
+  constexpr int kRetries = 3;
+  Errno status = Errno::InputOutput;
+  for (int i = 0; i < kRetries && status != Errno::Ok; ++i) {
+    co_await continue_call(cpu);
+    status = co_await xen_.flush_context(cpu, domain, context);
+  }
+  co_return status;
+}
+
+Task<Errno> IommuOp::flush(CpuPort& cpu, Domain& domain, IoContext& context) {
   const std::vector<SpinLock*> locks = locks_of(domain, context);
   ++context.pins;
   for (SpinLock* lock : locks) co_await cpu.acquire(*lock);
-  co_await xen_.flush_context(cpu, domain, context);
+  Errno status = co_await xen_.flush_context(cpu, domain, context);
+  if (status != Errno::Ok) status = co_await retry_flush(cpu, domain, context);
   for (SpinLock* lock : locks) cpu.release(*lock);
   --context.pins;
+  co_return status;
 }
 
 Task<Errno> IommuOp::map_pages(CpuPort& cpu, Call call) {
@@ -281,8 +301,7 @@ Task<Errno> IommuOp::flush_context(CpuPort& cpu, Call call) {
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
   IoContext* context = PvContexts::usable(call.target, request.ctx_no);
   if (context == nullptr) co_return Errno::Invalid;
-  co_await flush(cpu, call.target, *context);
-  co_return Errno::Ok;
+  co_return co_await flush(cpu, call.target, *context);
 }
 
 }  // namespace iommu::xen

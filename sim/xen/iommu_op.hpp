@@ -107,7 +107,8 @@ class IommuOp {
   // Operations on a context under what the granularity excludes.
   Task<std::vector<PagesDone>> change(CpuPort& cpu, Domain& domain, IoContext& context,
                                       std::vector<PageOperation> operations, AfterRefusal after);
-  Task<void> flush(CpuPort& cpu, Domain& domain, IoContext& context);
+  Task<Errno> flush(CpuPort& cpu, Domain& domain, IoContext& context);
+  Task<Errno> retry_flush(CpuPort& cpu, Domain& domain, IoContext& context);
   [[nodiscard]] std::vector<SpinLock*> locks_of(Domain& domain, const IoContext& context);
   // The guest executes the hypercall again, on its structure as it is now.
   Task<void> continue_call(CpuPort& cpu);

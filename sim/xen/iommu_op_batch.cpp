@@ -77,7 +77,8 @@ Task<Errno> IommuOp::batch(CpuPort& cpu, Call call) {
   if (flush_at_end) {
     IoContext* context = PvContexts::usable(call.target, request.ctx_no);
     if (context == nullptr) co_return Errno::Invalid;
-    co_await flush(cpu, call.target, *context);
+    const Errno flushed = co_await flush(cpu, call.target, *context);
+    if (flushed != Errno::Ok) co_return flushed;
   }
   co_return copy_out(call.caller.memory, call.argument, request) ? Errno::Ok : Errno::BadAddress;
 }

@@ -356,6 +356,43 @@ TEST_P(XenBatch, ALargeLeafReservesTheTablesThatSplitIt) {
   EXPECT_EQ(m.arena_used(m.guest()), 0U);
 }
 
+// A unit that does not answer (Z16)
+// ------------------------------------------------------------------------------------
+
+// Kills: a failure that is only logged; a page reused although devices may still reach it; a retry that never ends.
+TEST_P(XenBatch, AFlushWithoutAnAnswerIsRetriedByContinuation) {
+  Machine m(family());
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 2).status, Errno::Ok);
+  ASSERT_TRUE(m.reach(kNic, Dfn(0x100)));
+  m.xen.unit(0).lose_invalidations(2);
+  const std::uint64_t traps = m.cpu.charged()[CostId::Hypercall];
+  const auto unmapped = m.unmap(m.guest(), context, Dfn(0x100), 1);
+  EXPECT_EQ(unmapped.status, Errno::Ok);
+  EXPECT_EQ(unmapped.done, 1U);
+  EXPECT_EQ(m.op.counters().continuations, 2U);
+  EXPECT_EQ(m.cpu.charged()[CostId::Hypercall] - traps, 3U);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x100)), std::nullopt);
+  EXPECT_EQ(m.references(m.guest(), Gfn(20)), 0U);
+}
+TEST_P(XenBatch, AFlushThatNeverSucceedsIsAnErrorAndKeepsThePages) {
+  Machine m(family(), offering());
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 2).status, Errno::Ok);
+  const std::uint64_t used = m.arena_used(m.guest());
+  m.xen.unit(0).lose_invalidations(1000);
+  EXPECT_EQ(m.unmap(m.guest(), context, Dfn(0x100), 1).status, Errno::InputOutput);
+  EXPECT_EQ(batch(m, context, {unmap_op(0x101, 1)}).of(0), Errno::InputOutput);
+  abi::FlushContext flush{.ctx_no = context};
+  EXPECT_EQ(m.call(m.guest(), Subop::FlushContext, flush), Errno::InputOutput);
+  EXPECT_EQ(m.references(m.guest(), Gfn(20)) + m.references(m.guest(), Gfn(21)), 2U) << "devices may still reach them";
+  EXPECT_EQ(m.arena_used(m.guest()), used);
+  m.xen.unit(0).lose_invalidations(0);
+  EXPECT_EQ(m.call(m.guest(), Subop::FlushContext, flush), Errno::Ok);
+  EXPECT_EQ(m.xen.references().total(), 0U);
+  EXPECT_LT(m.arena_used(m.guest()), used);
+}
+
 // Lock granularity ----------------------------------------------------------------------------------------------------
 
 // Two vCPUs that unmap in contexts of their own: while one waits for its fence, can the other get as far?

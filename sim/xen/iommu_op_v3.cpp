@@ -91,7 +91,7 @@ Task<Errno> IommuOpV3::map(CpuPort& cpu, Domain& caller, Operation& operation) {
   if (Dfn(request.dfn) > limit) co_return Errno::AddressNotAvailable;
   const std::uint64_t pages = std::min<std::uint64_t>(request.nr_pages, limit.value() - request.dfn + 1);
   const PagesDone done =
-      co_await xen_.map_pages(cpu, caller, caller, *context, Gfn(request.gfn), Dfn(request.dfn), pages, permissions);
+      co_await xen_.map_pages(cpu, caller, *context, Gfn(request.gfn), Dfn(request.dfn), pages, permissions);
   request.mapped = static_cast<std::uint32_t>(done.pages);
   if (done.status == Errno::Ok && pages < request.nr_pages) co_return Errno::AddressNotAvailable;
   co_return done.status;

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <numeric>
 
 #include "sim/xen/iommu_op_v3_abi.hpp"
 #include "sim/xen/pv_contexts.hpp"
@@ -29,8 +30,11 @@ class IommuOpV3 {
   struct Counters {
     std::array<std::uint64_t, abi_v3::kSubops> by_subop{};
     std::uint64_t unknown = 0;
+    [[nodiscard]] std::uint64_t total() const { return std::accumulate(by_subop.begin(), by_subop.end(), unknown); }
+    [[nodiscard]] std::uint64_t of(abi_v3::Subop subop) const { return by_subop[static_cast<std::size_t>(subop)]; }
   };
   [[nodiscard]] const Counters& counters() const { return counters_; }
+  void reset_counters() { counters_ = {}; }
 
  private:
   Task<Errno> dispatch(CpuPort& cpu, Domain& caller, abi_v3::Operation& operation);

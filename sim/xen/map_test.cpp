@@ -102,6 +102,38 @@ TEST_P(XenMap, ForeignPagesAreForTheHardwareDomainOnly) {
   EXPECT_EQ(m.reach(kHostCard, Dfn(0x100)), theirs);
   EXPECT_EQ(m.xen.references().of(theirs), 1U);
 }
+// Behaviour 51 (Z13). Kills: a refusal that keeps a lock, or a reference of the pages before it: the next change of the
+// same memory, or of the same context, would wait for ever.
+TEST_P(XenMap, ARefusedForeignPageLeavesNoLockAndNoReference) {
+  Machine m(family());
+  const P2mExtent foreign{Gfn(kGuestPages), 1, m.frame(*m.other, Gfn(9)), FrameType::Foreign};
+  ASSERT_EQ(m.xen.add_memory(m.cpu, m.guest(), foreign).run(), Errno::Ok);
+  const std::uint16_t context = m.attached(m.guest());
+  const auto mapped = m.map(m.guest(), context, Dfn(0x100), Gfn(kGuestPages - 2), 4);
+  EXPECT_EQ(mapped.status, Errno::NotPermitted);
+  EXPECT_EQ(mapped.done, 2U);
+  EXPECT_FALSE(m.context(m.guest(), context).lock.held);
+  EXPECT_FALSE(m.guest().p2m_lock.held);
+  EXPECT_EQ(m.xen.references().total(), 2U);
+  EXPECT_EQ(m.xen.remove_memory(m.cpu, m.guest(), Gfn(kGuestPages), 1).run(), Errno::Ok);
+  EXPECT_EQ(m.unmap(m.guest(), context, Dfn(0x100), 2).status, Errno::Ok);
+  EXPECT_EQ(m.xen.references().total(), 0U);
+}
+// Behaviour 30, whatever the history. Kills: a table page that is forgotten, or given back twice.
+TEST_P(XenMap, AllTablePagesReturnToTheArena) {
+  Machine m(family());
+  const std::uint16_t context = m.alloc(m.guest());
+  const std::uint64_t empty = m.arena_used(m.guest());
+  for (const std::uint64_t dfn : {1ULL, 0x200ULL, 0x40000ULL, 0x8000000ULL, 0x1ffULL})
+    ASSERT_EQ(m.map(m.guest(), context, Dfn(dfn), Gfn(20), 1).status, Errno::Ok);
+  EXPECT_GE(m.arena_used(m.guest()), empty + 5);
+  for (const std::uint64_t dfn : {0x40000ULL, 1ULL, 0x8000000ULL, 0x1ffULL, 0x200ULL})
+    ASSERT_EQ(m.unmap(m.guest(), context, Dfn(dfn), 1).status, Errno::Ok);
+  EXPECT_EQ(m.arena_used(m.guest()), empty);
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x200), Gfn(20), 700).status, Errno::Ok);
+  ASSERT_EQ(m.free(m.guest(), context), Errno::Ok);
+  EXPECT_EQ(m.arena_used(m.guest()), 0U);
+}
 // Behaviour 52.
 TEST_P(XenMap, MmioIsMappedWithoutAReference) {
   Machine m(family());

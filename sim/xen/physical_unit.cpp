@@ -115,16 +115,21 @@ void PhysicalUnit::release_queue_group(std::uint32_t group) {
   queue_groups_[group] = false;
 }
 
-Task<void> PhysicalUnit::invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
-  if (scopes.empty()) co_return;
+Task<Errno> PhysicalUnit::invalidate(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
+  if (scopes.empty()) co_return Errno::Ok;
   if (!driver_->has_command_ring()) {
     co_await invalidate_by_registers(cpu, std::move(scopes));
-    co_return;
+    co_return Errno::Ok;
   }
   SIM_CHECK(queue_ != nullptr, "commands go to a unit that is up");
+  if (lost_ != 0) {
+    --lost_;
+    co_return Errno::InputOutput;
+  }
   for (const InvalidationScope& scope : scopes) submitted_.count(driver_->widen(scope));
   ++submitted_.fence;
   co_await queue_for(cpu.id()).submit(cpu, std::move(scopes), Fence::Poll);
+  co_return Errno::Ok;
 }
 
 Task<void> PhysicalUnit::invalidate_by_registers(CpuPort& cpu, std::vector<InvalidationScope> scopes) {

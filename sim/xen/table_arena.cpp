@@ -8,15 +8,20 @@
 namespace iommu::xen {
 
 TableArena::TableArena(HostMemory& memory, Mfn first, std::uint64_t pages)
-    : memory_(memory), first_(first), in_use_(pages, false) {}
+    : memory_(memory), first_(first), in_use_(pages, false) {
+  counters_.pages = pages;
+}
 
 std::optional<std::uint64_t> TableArena::allocate(unsigned pages_lg2) {
-  if (pages_lg2 != 0) return std::nullopt;
-  if (purpose_ == Purpose::Mapping && used_ + set_aside_ >= in_use_.size()) return std::nullopt;
   while (lowest_free_ < in_use_.size() && in_use_[lowest_free_]) ++lowest_free_;
-  if (lowest_free_ == in_use_.size()) return std::nullopt;
+  const bool kept_back = purpose_ == Purpose::Mapping && used_ + set_aside_ >= in_use_.size();
+  if (pages_lg2 != 0 || kept_back || lowest_free_ == in_use_.size()) {
+    ++counters_.refused;
+    return std::nullopt;
+  }
   in_use_[lowest_free_] = true;
   ++used_;
+  counters_.peak = std::max(counters_.peak, used_);
   const Mfn frame = first_ + lowest_free_;
   memory_.clear_page(frame);
   return frame.address().value();

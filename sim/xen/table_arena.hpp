@@ -3,6 +3,7 @@
 // may be set aside for splitting large pages, so that unmapping a part of one does not fail for want of memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -25,7 +26,10 @@ class TableArena final : public TableMemory {
   void release(std::uint64_t address, unsigned pages_lg2) override;
 
   // Pages that only a split may take.
-  void set_aside(std::uint64_t pages) { set_aside_ += pages; }
+  void set_aside(std::uint64_t pages) {
+    set_aside_ += pages;
+    counters_.reserve_peak = std::max(counters_.reserve_peak, set_aside_);
+  }
   void give_up(std::uint64_t pages);
   [[nodiscard]] bool can_set_aside(std::uint64_t pages) const {
     return pages <= in_use_.size() && used_ + set_aside_ <= in_use_.size() - pages;
@@ -34,6 +38,14 @@ class TableArena final : public TableMemory {
   enum class Purpose : std::uint8_t { Mapping, Splitting };
   void allocate_for(Purpose purpose) { purpose_ = purpose; }
 
+  // Since it was made.
+  struct Counters {
+    std::uint64_t pages = 0;
+    std::uint64_t peak = 0;
+    std::uint64_t reserve_peak = 0;
+    std::uint64_t refused = 0;
+  };
+  [[nodiscard]] const Counters& counters() const { return counters_; }
   [[nodiscard]] std::uint64_t used() const { return used_; }
   [[nodiscard]] std::uint64_t pages() const { return in_use_.size(); }
   [[nodiscard]] Mfn first() const { return first_; }
@@ -46,6 +58,7 @@ class TableArena final : public TableMemory {
   std::uint64_t used_ = 0;
   std::uint64_t set_aside_ = 0;
   Purpose purpose_ = Purpose::Mapping;
+  Counters counters_;
 };
 
 }  // namespace iommu::xen
