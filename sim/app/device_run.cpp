@@ -109,6 +109,7 @@ class RandomDmaRun final : public DeviceRun {
     p.access_size = w.access_size;
     p.stride = w.stride;
     p.access = w.direction == scenario::DmaDirection::Read ? Access::Read : Access::Write;
+    p.stray = w.stray;
     p.pattern = kPatterns[static_cast<std::size_t>(w.pattern)];
     return p;
   }

@@ -44,7 +44,11 @@ Guest::Guest(const GuestEnvironment& environment, const scenario::DomainSetting&
 
 strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySetting& strategy) const {
   return {.leaf_hint = setting_.dma_api.leaf_hint,
+          .rfc_version =
+              strategy.rfc_version == scenario::RfcVersion::V3 ? strategy::RfcVersion::V3 : strategy::RfcVersion::V7,
           .deferred_flush = strategy.deferred_flush,
+          .batch = static_cast<std::uint32_t>(strategy.batch),
+          .scatter = strategy.scatter,
           .arena_order = static_cast<std::uint32_t>(strategy.arena_order),
           .max_contexts = static_cast<std::uint32_t>(strategy.max_contexts),
           .trap_target = trap_target(strategy),
@@ -87,9 +91,10 @@ Task<std::string> Guest::boot(std::vector<GuestDevice> devices) {
   const std::string who = "domain '" + setting_.name + "': ";
   if (!claim_pages(devices))
     co_return who + "its memory ends before what the trace uses, or leaves nothing for the kernel";
-  strategy_ = strategy_of(strategy_setting_.kind)
-                  .make({environment_.xen, environment_.hypercall, domain_, *pages_, environment_.family,
-                         environment_.host, strategy_options(strategy_setting_), environment_.warden});
+  strategy_ =
+      strategy_of(strategy_setting_.kind)
+          .make({environment_.xen, environment_.hypercall, domain_, *pages_, environment_.family, environment_.host,
+                 strategy_options(strategy_setting_), environment_.warden, environment_.hypercall_v3});
   const xen::Errno started = co_await strategy_->start(*cpus_.front());
   if (started != xen::Errno::Ok)
     co_return who + "cannot start " + strategy_setting_.label + " (error " + std::to_string(static_cast<int>(started)) +

@@ -33,6 +33,7 @@ struct GuestEnvironment {
   UnitFeatures host;
   std::uint64_t seed = 1;
   Picoseconds doorbell_latency;
+  xen::IommuOpV3* hypercall_v3 = nullptr;  // where that is Xen's interface
 };
 
 class Guest {

@@ -2,6 +2,7 @@
 #include "sim/app/machine.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <stdexcept>
 #include <utility>
@@ -63,6 +64,17 @@ void require_one_unit_per_domain(const scenario::Scenario& scenario) {
                                  "'), and a ring of its own reaches one");
 }
 
+xen::IommuOpOptions iommu_op_options(const scenario::StrategySetting& s) {
+  constexpr std::array kLocks{xen::LockGranularity::Context, xen::LockGranularity::Domain, xen::LockGranularity::Iommu};
+  xen::IommuOpOptions options;
+  if (s.deferred_flush) options.deferred = xen::DeferredFlush::Offered;
+  if (s.batch > 1) options.batching = xen::Batching::Offered;
+  if (s.scatter) options.scattered = xen::ScatteredMap::Offered;
+  if (s.page_order == scenario::PageOrder::Explicit) options.page_order = xen::PageOrder::Explicit;
+  options.lock = kLocks[static_cast<std::size_t>(s.lock)];
+  return options;
+}
+
 void require_supported(const FamilyDescriptor& family, const UnitFeatures& features, const std::string& whose) {
   if (features.further_queues != FurtherQueues::None && !family.has_further_queues)
     throw std::runtime_error(whose + "family '" + std::string(family.name) +
@@ -107,13 +119,14 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
   load_traces();
   xen_ = std::make_unique<xen::Hypervisor>(
       host_, frames_,
-      xen::HypervisorOptions{.coalesce = strategy.superpages ? Coalesce::Yes : Coalesce::No,
-                             .seed = scenario.seed,
-                             .group_split = scenario.topology.group_split == scenario::GroupSplit::Permitted
-                                                ? xen::GroupSplit::Permitted
-                                                : xen::GroupSplit::Refused});
-  hypercall_ = std::make_unique<xen::IommuOp>(
-      *xen_, strategy.deferred_flush ? xen::DeferredFlush::Offered : xen::DeferredFlush::Unavailable);
+      xen::HypervisorOptions{
+          .coalesce = strategy.superpages ? Coalesce::Yes : Coalesce::No,
+          .seed = scenario.seed,
+          .shatter_reserve = strategy.shatter_reserve ? xen::ShatterReserve::Kept : xen::ShatterReserve::None,
+          .group_split = scenario.topology.group_split == scenario::GroupSplit::Permitted ? xen::GroupSplit::Permitted
+                                                                                          : xen::GroupSplit::Refused});
+  hypercall_ = std::make_unique<xen::IommuOp>(*xen_, iommu_op_options(strategy));
+  if (strategy.rfc_version == scenario::RfcVersion::V3) hypercall_v3_ = std::make_unique<xen::IommuOpV3>(*xen_);
   for (const scenario::IommuUnit& unit : scenario.topology.iommus)
     add_unit(unit, host_driver_.features, memory_.add_port(unit.name));
   add_root_ports();
@@ -140,11 +153,24 @@ void Machine::add_unit(const scenario::IommuUnit& unit, const UnitFeatures& feat
   if (const char* problem = parameters.problem()) throw std::runtime_error("unit '" + unit.name + "': " + problem);
   u.timed = std::make_unique<IommuUnit>(engine_.calendar(), *u.core, port, parameters,
                                         mmio_parameters(scenario_.platform.iommu), scenario_.seed);
+  u.timed->on_fault([](void* self, const Fault& fault) { static_cast<Machine*>(self)->note_fault(fault); }, this);
   for (std::size_t p = 0; p < unit.covers.size(); ++p)
     u.ports.push_back(std::make_unique<UnitTranslation>(*u.timed, static_cast<std::uint8_t>(p)));
   u.registers = std::make_unique<CpuMmioPort>(u.timed->registers());
   xen_->add_unit({.name = unit.name, .family = &family_, .driver = host_driver_}, *u.registers);
   units_.push_back(std::move(u));
+}
+
+// DEVIATION(machine-010): Xen's fault handler runs when the fault is recorded, on no vCPU and in no time.
+void Machine::note_fault(const Fault& fault) {
+  if (xen_->note_fault(fault.requester, engine_.calendar().now()) != xen::BusMastering::CutOff) return;
+  for (std::size_t d = 0; d < endpoints_.size(); ++d)
+    if (scenario_.devices[d].bdf == fault.requester) endpoints_[d]->cut_off();
+}
+
+std::size_t Machine::devices_cut_off() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(endpoints_, [](const auto& endpoint) { return endpoint->is_cut_off(); }));
 }
 
 void Machine::add_root_ports() {
@@ -211,13 +237,19 @@ Task<std::string> Machine::bring_up() {
   for (const scenario::DomainSetting& domain : scenario_.domains) cpus.push_back(add_vcpus(domain.vcpus));
   if (emulates_devices()) add_device_models();
   for (std::size_t i = 0; i < scenario_.domains.size(); ++i) {
-    const xen::DomainSetting wanted = domain_setting(scenario_.domains[i], default_context_of(strategy_));
+    xen::DomainSetting wanted = domain_setting(scenario_.domains[i], default_context_of(strategy_));
+    if (hypercall_v3_) wanted.privilege = xen::Privilege::HardwareDomain;
     if (const std::string_view why = xen_->refusal(wanted); !why.empty())
       co_return "domain '" + scenario_.domains[i].name + "': " + std::string(why);
     xen::Domain* domain = xen_->create_domain(wanted);
     if (domain == nullptr)
       co_return "domain '" + scenario_.domains[i].name + "': not enough host memory, or no domain tag left";
     domains_.push_back(domain);
+    if (hypercall_v3_) {
+      const xen::Errno made = hypercall_v3_->set_up(*domain, static_cast<std::uint32_t>(strategy_.max_contexts),
+                                                    static_cast<std::uint32_t>(strategy_.arena_order));
+      if (made != xen::Errno::Ok) co_return "domain '" + scenario_.domains[i].name + "': no memory for its table pool";
+    }
     guests_.push_back(
         std::make_unique<Guest>(GuestEnvironment{.calendar = engine_.calendar(),
                                                  .vcpus = vcpus_,
@@ -228,7 +260,8 @@ Task<std::string> Machine::bring_up() {
                                                  .family = family_,
                                                  .host = features_for(scenario_, strategy_),
                                                  .seed = scenario_.seed,
-                                                 .doorbell_latency = scenario_.platform.pcie.propagation.value},
+                                                 .doorbell_latency = scenario_.platform.pcie.propagation.value,
+                                                 .hypercall_v3 = hypercall_v3_.get()},
                                 scenario_.domains[i], strategy_, *domain, std::move(cpus[i])));
     const std::string problem = co_await build_domain(i, *domain);
     if (!problem.empty()) co_return problem;
@@ -335,6 +368,7 @@ void Machine::reset_statistics() {
   for (const auto& guest : guests_) guest->reset_statistics();
   for (const auto& vif : vifs_) vif->reset_statistics();
   hypercall_->reset_counters();
+  if (hypercall_v3_) hypercall_v3_->reset_counters();
   warden_.reset_counts();
   memory_before_ = memory_counts_since_start();
 }

@@ -47,6 +47,7 @@ class Machine {
 
   // For the report.
   [[nodiscard]] const scenario::Scenario& scenario() const { return scenario_; }
+  [[nodiscard]] const scenario::StrategySetting& strategy() const { return strategy_; }
   [[nodiscard]] const std::vector<std::unique_ptr<Guest>>& guests() const { return guests_; }
   [[nodiscard]] const std::vector<std::unique_ptr<strategy::VirtualInterface>>& vifs() const { return vifs_; }
   [[nodiscard]] IommuStatistics iommu_statistics() const;
@@ -56,9 +57,12 @@ class Machine {
   // Threads that emulate devices.
   [[nodiscard]] const std::vector<Vcpu*>& device_models() const { return device_models_; }
   [[nodiscard]] MemoryCounts memory_counts() const;
+  // Devices that Xen has forbidden to issue requests.
+  [[nodiscard]] std::size_t devices_cut_off() const;
   [[nodiscard]] Histogram fence_wait() const;
   [[nodiscard]] const xen::Hypervisor& xen() const { return *xen_; }
   [[nodiscard]] const xen::IommuOp& hypercall() const { return *hypercall_; }
+  [[nodiscard]] const xen::IommuOpV3* hypercall_v3() const { return hypercall_v3_.get(); }
   [[nodiscard]] const strategy::Warden& warden() const { return warden_; }
   [[nodiscard]] const std::vector<std::optional<Trace>>& traces() const { return traces_; }
   // Whether devices of several domains share a requester id, which the scenario must have permitted.
@@ -79,6 +83,7 @@ class Machine {
   [[nodiscard]] bool emulates_devices() const { return strategy_.endpoints == scenario::Endpoints::Virtual; }
   void add_device_models();
   void start_emulation(std::size_t domain);
+  void note_fault(const Fault& fault);
   Task<std::string> bring_up();
   Task<std::string> build_domain(std::size_t index, xen::Domain& domain);
   [[nodiscard]] std::string build_vif(const scenario::VifSetting& vif);
@@ -109,6 +114,7 @@ class Machine {
   std::unique_ptr<xen::Hypervisor> xen_;
   std::unique_ptr<xen::IommuOp> hypercall_;
   std::vector<xen::Domain*> domains_;  // by place in the scenario; strategies may make others
+  std::unique_ptr<xen::IommuOpV3> hypercall_v3_;  // null: Xen has the interface of v7
   std::vector<std::unique_ptr<Guest>> guests_;
   std::vector<std::unique_ptr<strategy::VirtualInterface>> vifs_;
   Task<std::string> boot_;

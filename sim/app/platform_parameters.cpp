@@ -163,6 +163,7 @@ guest::NicDriverSetting nic_driver_setting(const scenario::NicWorkload& workload
   s.ring_entries = static_cast<std::uint32_t>(workload.ring_entries);
   s.buffer_size = workload.buffer_size;
   s.packet_size = workload.packet_size;
+  s.map_batch = static_cast<std::uint32_t>(workload.map_batch);
   if (workload.rate) s.packet_interval = transfer_time(workload.packet_size, *workload.rate);
   s.descriptor_size = workload.descriptor_size;
   s.completion_size = workload.completion_size;

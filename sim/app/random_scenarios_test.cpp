@@ -78,7 +78,8 @@ class RandomScenario {
     switch (rng_.below(3)) {
       case 0:
         return "{kind: nic, direction: receive, packet_size: " + any({"1 B", "64 B", "1500 B", "4096 B"}) +
-               ", buffer_size: 4 KiB, ring_entries: " + any({"32", "64"}) + "}";
+               ", buffer_size: 4 KiB, ring_entries: " + any({"32", "64"}) + ", map_batch: " + any({"1", "3", "64"}) +
+               "}";
       case 1:
         return "{kind: nic, direction: transmit, packet_size: 1500 B, buffer_size: 9 KiB, ring_entries: 32, rate: " +
                any({"1 Gb/s", "100 Gb/s"}) + "}";
@@ -112,8 +113,12 @@ class RandomScenario {
     return "strategies: [passthrough, {kind: swiotlb, pool_size: " + any({"4 MiB", "8 MiB"}) +
            (rng_.chance(0.5) ? ", areas: " + any({"1", "3", "8"}) : "") +
            "}, grants, {kind: pv_iommu, arena_order: " + any({"1", "6", "12"}) +
-           ", superpages: " + any({"true", "false"}) + ", host_queues: " + any({"1", "1", "1", "1", "3"}) +
-           (defers ? ", deferred_flush: true" : "") + ", default_context: " + any({"identity", "blocked"}) +
+           any({", superpages: true", ", superpages: true, shatter_reserve: true", ", page_order: explicit",
+                ", page_order: explicit, shatter_reserve: true", ""}) +
+           any({", batch: 3", ", batch: 512", ", scatter: true", ""}) +
+           ", host_queues: " + any({"1", "1", "1", "1", "3"}) + ", lock: " + any({"context", "domain", "iommu"}) + (defers ? ", deferred_flush: true" : "") +
+           ", default_context: " + any({"identity", "blocked"}) +
+           (guests_ == 1 ? "}, {kind: pv_iommu, label: pv_v3, rfc_version: v3" : "") +
            "}, {kind: nested, doorbell: " + any({"xen", "xen", "device_model", "device_model", "guest_queue"}) +
            "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" + virtio() +
            (guests_ == 1 ? flat_tables() : "") + "]\n";

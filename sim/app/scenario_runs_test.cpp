@@ -189,6 +189,37 @@ TEST(ScenarioRuns, SameScenarioGivesTheSameNumbersInAnyProcessOrder) {
   for (const std::uint64_t shuffle : {1U, 2U, 3U}) EXPECT_EQ(runs_of(kSmoke, shuffle), first) << "shuffle " << shuffle;
 }
 
+// Kills: a throttle that never cuts, that cuts the neighbour or too early; a device that goes on after the cut.
+TEST(ScenarioRuns, ADeviceThatFaultsAndFaultsIsCutOff) {
+  const std::string text = replaced(text_of("scenarios/faulty_device.yaml"), "ios: 20000", "ios: 4000");
+  for (const RunResult& run : runs_of(text)) {
+    EXPECT_EQ(value(run, "devices.cut_off"), 1);
+    EXPECT_GT(value(run, "io.failed"), 10) << "what is submitted after the cut fails within the device";
+    EXPECT_GT(value(run, "io.count") - value(run, "io.failed"), 3000) << "the neighbour goes on";
+  }
+  for (const RunResult& run : runs_of(replaced(text, "stray: 100", "stray: 0"))) {
+    EXPECT_EQ(value(run, "devices.cut_off"), 0);
+    EXPECT_EQ(value(run, "io.failed"), 0);
+  }
+}
+
+// Kills: a batch that the driver never fills; operations that are lost between guest and Xen; a fence per buffer.
+TEST(ScenarioRuns, BatchesCarryManyBuffersWithOneCallAndOneFence) {
+  const std::string text = replaced(replaced(kSmoke, "strategies: [passthrough, pv_iommu, nested, emulated_viommu]",
+                                             "strategies: [pv_iommu, {kind: pv_iommu, label: pv_batch, batch: 64}]"),
+                                    "ring_entries: 32", "ring_entries: 32, map_batch: 16");
+  auto runs = by_strategy(runs_of(text));
+  const RunResult& one = runs["pv_iommu"];
+  const RunResult& many = runs["pv_batch"];
+  EXPECT_THAT(many.failures, IsEmpty());
+  EXPECT_NEAR(value(many, MetricId("pv.proposals", "batched_operations")),
+              value(many, "guest.maps") + value(many, "guest.unmaps"), 64);
+  EXPECT_LT(value(many, "hypervisor.hypercalls_per_io"), 0.5 * value(one, "hypervisor.hypercalls_per_io"));
+  EXPECT_LT(value(many, MetricId("invalidation.commands", "fence")),
+            0.5 * value(one, MetricId("invalidation.commands", "fence")));
+  EXPECT_GT(value(many, "io.rate"), value(one, "io.rate"));
+}
+
 // Kills: a seed that nothing uses.
 TEST(ScenarioRuns, AnotherSeedGivesOtherRandomTraffic) {
   const std::string text =
@@ -207,6 +238,11 @@ TEST(ScenarioRuns, EveryDeclaredMetricIsSetBySomeShippedScenario) {
   for (RunResult& run : runs_of(text_of("scenarios/shared_requester_id.yaml"))) runs.push_back(std::move(run));
   for (RunResult& run : runs_of(replaced(text_of("scenarios/dom0_iperf.yaml"), "ios: 3000", "ios: 10")))
     runs.push_back(std::move(run));
+  const std::string proposals =
+      replaced(replaced(kSmoke, "strategies: [passthrough, pv_iommu, nested, emulated_viommu]",
+                        "strategies: [{kind: pv_iommu, batch: 4, arena_order: 8}]"),
+               "measure: {", "measure: {tolerate_failures: true, ");
+  for (RunResult& run : runs_of(proposals)) runs.push_back(std::move(run));
   EXPECT_THAT(metrics_never_set(runs), IsEmpty());
 }
 

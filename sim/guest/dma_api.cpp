@@ -85,46 +85,68 @@ Task<DmaMapping> DmaApi::map(CpuPort& cpu, Gpa address, Bytes length, DmaDirecti
 
 Task<DmaMapping> DmaApi::map_scatterlist(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions,
                                          DmaUse use) {
+  Installing work = co_await prepare(cpu, std::move(list), permissions, use);
+  co_await enter(cpu, work);
+  co_await publish(cpu, work, IovaOwner::Allocator);
+  co_return work.result;
+}
+
+Task<std::vector<DmaMapping>> DmaApi::map_many(CpuPort& cpu, std::vector<ScatterEntry> buffers,
+                                               DmaDirection direction) {
+  std::vector<Installing> all;
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    std::vector<ScatterEntry> whole{buffers[i]};
+    all.push_back(co_await prepare(cpu, std::move(whole), permissions_for(direction), DmaUse::Streaming));
+    co_await enter(cpu, all.back());
+  }
+  std::vector<DmaMapping> results;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    co_await publish(cpu, all[i], IovaOwner::Allocator);
+    results.push_back(all[i].result);
+  }
+  co_return results;
+}
+
+Task<DmaApi::Installing> DmaApi::prepare(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions,
+                                         DmaUse use) {
   co_await cpu.charge(CostId::DmaMapOther);
-  DmaMapping result;
+  Installing work;
   const auto total = pages_under(list, space_.last_address());
   if (!total) {
     ++counters_.failures;
-    result.status = DmaStatus::Rejected;
-    co_return result;
+    work.result.status = DmaStatus::Rejected;
+    co_return work;
   }
-  if (space_.chooses_addresses()) co_return co_await place(cpu, std::move(list), permissions, use);
+  if (space_.chooses_addresses()) {
+    work.result = co_await place(cpu, std::move(list), permissions, use);
+    co_return work;
+  }
   const std::uint64_t offset = list.front().address.offset_in(kPageLg2);
   if (space_.is_identity()) {
     ++counters_.maps;
-    result.address = Iova(list.front().address.value());
-    co_return result;
+    work.result.address = Iova(list.front().address.value());
+    co_return work;
   }
   const auto first = co_await allocator_.allocate(cpu, total->value() >> kPageLg2);
   if (!first) {
     ++counters_.failures;
-    result.status = DmaStatus::NoAddress;
-    co_return result;
+    work.result.status = DmaStatus::NoAddress;
+    co_return work;
   }
-  std::vector<MapSegment> segments;
   Iova next = *first;
   for (const ScatterEntry& entry : list) {
     const Gpa start = entry.address.aligned_down(kPageLg2);
     const Bytes bytes = whole_pages(Bytes(entry.address.offset_in(kPageLg2)) + entry.length);
     // Neighbours in guest memory are one segment, as in a merged scatterlist.
-    if (!segments.empty() && segments.back().address + segments.back().length == start)
-      segments.back().length += bytes;
+    if (!work.segments.empty() && work.segments.back().address + work.segments.back().length == start)
+      work.segments.back().length += bytes;
     else
-      segments.push_back({next, start, bytes, permissions});
+      work.segments.push_back({next, start, bytes, permissions});
     next = next + bytes;
   }
-  const IovaRange range{*first, *total};
-  result.status = co_await install(cpu, segments, range, IovaOwner::Allocator);
-  if (result.status == DmaStatus::Ok)
-    result.address = *first + Bytes(offset);
-  else
-    co_await allocator_.free(cpu, *first, range.pages());
-  co_return result;
+  work.range = {*first, *total};
+  work.result.address = *first + Bytes(offset);
+  co_return work;
 }
 
 Task<DmaMapping> DmaApi::place(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use) {
@@ -153,31 +175,45 @@ Task<DmaStatus> DmaApi::withdraw(CpuPort& cpu, Iova address, Bytes length) {
   co_return status;
 }
 
-// Maps and publishes; on failure nothing stays mapped.
-Task<DmaStatus> DmaApi::install(CpuPort& cpu, const std::vector<MapSegment>& segments, IovaRange range,
-                                IovaOwner owner) {
-  DmaStatus status = DmaStatus::Ok;
-  Bytes tried;
-  for (const MapSegment& segment : segments) {
+Task<void> DmaApi::enter(CpuPort& cpu, Installing& work) {
+  for (const MapSegment& segment : work.segments) {
     observer_.on_map_called(cpu.now(), device_, segment);
-    tried += segment.length;
-    status = co_await space_.map(cpu, segment);
-    if (status != DmaStatus::Ok) break;
+    work.tried += segment.length;
+    work.result.status = co_await space_.map(cpu, segment);
+    if (work.result.status != DmaStatus::Ok) break;
   }
-  if (status == DmaStatus::Ok) status = co_await space_.sync_map(cpu, range);
+}
+
+// On failure nothing stays mapped.
+Task<void> DmaApi::publish(CpuPort& cpu, Installing& work, IovaOwner owner) {
+  if (work.segments.empty()) co_return;
+  DmaStatus& status = work.result.status;
+  if (status == DmaStatus::Ok) status = co_await space_.sync_map(cpu, work.range);
   if (status == DmaStatus::Ok) {
-    observer_.on_mapped(cpu.now(), device_, range);
-    live_.emplace(range.first, Live{range.length, owner});
+    observer_.on_mapped(cpu.now(), device_, work.range);
+    live_.emplace(work.range.first, Live{work.range.length, owner});
     ++counters_.maps;
-    co_return status;
+    co_return;
   }
   ++counters_.failures;
-  const IovaRange partial{range.first, tried};
+  work.result.address = Iova();
+  const IovaRange partial{work.range.first, work.tried};
   observer_.on_unmap_called(cpu.now(), device_, partial);
   const UnmapGather gather = co_await space_.unmap(cpu, partial, Flush::Immediate);
   co_await space_.sync(cpu, gather);
   observer_.on_fenced(cpu.now(), device_, partial);
-  co_return status;
+  if (owner == IovaOwner::Allocator) co_await allocator_.free(cpu, work.range.first, work.range.pages());
+}
+
+std::optional<IovaRange> DmaApi::take_live(Iova address, Bytes length) {
+  const IovaRange range = pages_around(address, length);
+  const auto found = live_.find(range.first);
+  if (found == live_.end() || found->second.length != range.length || found->second.owner != IovaOwner::Allocator) {
+    ++counters_.failures;
+    return std::nullopt;
+  }
+  live_.erase(found);
+  return range;
 }
 
 Task<DmaStatus> DmaApi::unmap(CpuPort& cpu, Iova address, Bytes length) {
@@ -187,14 +223,43 @@ Task<DmaStatus> DmaApi::unmap(CpuPort& cpu, Iova address, Bytes length) {
     co_return DmaStatus::Ok;
   }
   if (space_.chooses_addresses()) co_return co_await withdraw(cpu, address, length);
-  const IovaRange range = pages_around(address, length);
-  const auto found = live_.find(range.first);
-  if (found == live_.end() || found->second.length != range.length || found->second.owner != IovaOwner::Allocator) {
-    ++counters_.failures;
-    co_return DmaStatus::Rejected;
+  const auto range = take_live(address, length);
+  if (!range) co_return DmaStatus::Rejected;
+  co_return co_await remove(cpu, *range, IovaOwner::Allocator);
+}
+
+Task<std::vector<DmaStatus>> DmaApi::unmap_many(CpuPort& cpu, std::vector<Mapped> mappings) {
+  std::vector<DmaStatus> statuses(mappings.size(), DmaStatus::Ok);
+  std::vector<UnmapGather> gathers;
+  std::vector<std::size_t> owners;  // of the gathers
+  const Picoseconds began = cpu.now();
+  for (std::size_t i = 0; i < mappings.size(); ++i) {
+    if (space_.is_identity() || space_.chooses_addresses() || lazy_) {
+      statuses[i] = co_await unmap(cpu, mappings[i].address, mappings[i].length);
+      continue;
+    }
+    co_await cpu.charge(CostId::DmaUnmapOther);
+    const auto range = take_live(mappings[i].address, mappings[i].length);
+    statuses[i] = range ? DmaStatus::Ok : DmaStatus::Rejected;
+    if (!range) continue;
+    ++counters_.unmaps;
+    observer_.on_unmap_called(cpu.now(), device_, *range);
+    gathers.push_back(co_await space_.unmap(cpu, *range, Flush::Gathered));
+    owners.push_back(i);
   }
-  live_.erase(found);
-  co_return co_await remove(cpu, range, IovaOwner::Allocator);
+  if (gathers.empty()) co_return statuses;
+  const std::vector<DmaStatus> synced = co_await space_.sync_all(cpu, gathers);
+  counters_.flush_time.add(cpu.now() - began);
+  for (std::size_t g = 0; g < gathers.size(); ++g) {
+    statuses[owners[g]] = synced[g];
+    if (synced[g] != DmaStatus::Ok) {
+      ++counters_.failures;  // part of it may still translate: nobody's from here on
+      continue;
+    }
+    observer_.on_fenced(cpu.now(), device_, gathers[g].range);
+    co_await free_iova(cpu, gathers[g].range, IovaOwner::Allocator);
+  }
+  co_return statuses;
 }
 
 Task<DmaStatus> DmaApi::map_at(CpuPort& cpu, std::vector<MapSegment> segments) {
@@ -213,7 +278,10 @@ Task<DmaStatus> DmaApi::map_at(CpuPort& cpu, std::vector<MapSegment> segments) {
     co_await flush(cpu);
   }
   co_await cpu.charge(CostId::IovaAllocCached);  // the recorded kernel allocated too; what it chose is in the trace
-  co_return co_await install(cpu, segments, *range, IovaOwner::Caller);
+  Installing work{.result = {.address = range->first}, .segments = std::move(segments), .range = *range};
+  co_await enter(cpu, work);
+  co_await publish(cpu, work, IovaOwner::Caller);
+  co_return work.result.status;
 }
 
 Task<DmaStatus> DmaApi::unmap_at(CpuPort& cpu, IovaRange range) {

@@ -15,6 +15,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "sim/base/histogram.hpp"
@@ -57,6 +58,15 @@ class DmaApi {
   // Exactly what one map returned. Rejected, without effect: it is not mapped. A space that cannot unmap (its status is
   // returned) keeps the addresses for ever: they would not be safe to hand out again.
   Task<DmaStatus> unmap(CpuPort& cpu, Iova address, Bytes length);
+
+  // Several calls of map() and of unmap() that share their syncs: a space that queues is asked once, and a strict unmap
+  // waits for one fence. No Linux driver has such calls; a proposal, as are the batches of hypercalls that it feeds.
+  Task<std::vector<DmaMapping>> map_many(CpuPort& cpu, std::vector<ScatterEntry> buffers, DmaDirection direction);
+  struct Mapped {
+    Iova address;
+    Bytes length;
+  };
+  Task<std::vector<DmaStatus>> unmap_many(CpuPort& cpu, std::vector<Mapped> mappings);
 
   // The same at addresses that the caller chose (a recorded driver), without the allocator. Segments follow one another
   // in IOVA space and are one driver-level map: one sync. A range that still waits for its flush is flushed first,
@@ -108,7 +118,18 @@ class DmaApi {
 
   Task<DmaMapping> place(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use);
   Task<DmaStatus> withdraw(CpuPort& cpu, Iova address, Bytes length);
-  Task<DmaStatus> install(CpuPort& cpu, const std::vector<MapSegment>& segments, IovaRange range, IovaOwner owner);
+  // A map on its way: addresses, then entries, then published.
+  struct Installing {
+    DmaMapping result;
+    std::vector<MapSegment> segments{};  // none: nothing is left to do
+    IovaRange range{};
+    Bytes tried{};
+  };
+  Task<Installing> prepare(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use);
+  Task<void> enter(CpuPort& cpu, Installing& work);
+  Task<void> publish(CpuPort& cpu, Installing& work, IovaOwner owner);
+  // The caller's ownership of what one map returned ends; nullopt: it is not mapped.
+  [[nodiscard]] std::optional<IovaRange> take_live(Iova address, Bytes length);
   Task<DmaStatus> remove(CpuPort& cpu, IovaRange range, IovaOwner owner);
   Task<void> queue(CpuPort& cpu, UnmapGather gather, IovaOwner owner);
   Task<void> flush_space(CpuPort& cpu);

@@ -56,8 +56,8 @@ enum class DmaStatus : std::uint8_t {
   Rejected,   // the range is in use, or the memory is not the guest's
 };
 
-// Whether an unmap is followed by sync() at once, or by flush_all() some time later.
-enum class Flush : std::uint8_t { Immediate, Deferred };
+// Whether an unmap is followed by sync() at once, by one sync_all() for several, or by flush_all() some time later.
+enum class Flush : std::uint8_t { Immediate, Gathered, Deferred };
 
 // What unmap() leaves behind for the invalidation.
 struct UnmapGather {
@@ -90,6 +90,15 @@ class DmaSpace {
   virtual Task<UnmapGather> unmap(CpuPort& cpu, IovaRange range, Flush flush) = 0;
   // When this returns no device uses the range any more. Returns freed tables to their pool.
   virtual Task<void> sync(CpuPort& cpu, UnmapGather gather) = 0;
+  // The same for several unmaps that were asked for with Flush::Gathered; what became of each.
+  virtual Task<std::vector<DmaStatus>> sync_all(CpuPort& cpu, std::vector<UnmapGather> gathers) {
+    std::vector<DmaStatus> statuses;
+    for (std::size_t i = 0; i < gathers.size(); ++i) {
+      statuses.push_back(gathers[i].status);
+      co_await sync(cpu, gathers[i]);
+    }
+    co_return statuses;
+  }
   // The same for everything unmapped so far with Flush::Deferred; does not return freed tables.
   virtual Task<void> flush_all(CpuPort& cpu) = 0;
   virtual void reclaim_tables(const std::vector<std::uint64_t>& tables) = 0;

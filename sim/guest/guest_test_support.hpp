@@ -68,7 +68,7 @@ class ScriptedSpace final : public DmaSpace {
     co_return DmaStatus::Ok;
   }
   Task<UnmapGather> unmap(CpuPort&, IovaRange range, Flush flush) override {
-    calls.push_back(flush == Flush::Immediate ? Call::Unmap : Call::UnmapDeferred);
+    calls.push_back(flush == Flush::Deferred ? Call::UnmapDeferred : Call::Unmap);
     UnmapGather gather;
     gather.range = range;
     for (std::uint64_t i = 0; i < range.pages() && !unmap_fails; ++i) {

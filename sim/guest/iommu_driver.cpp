@@ -65,6 +65,18 @@ class TableDmaSpace final : public DmaSpace {
     co_await driver_.invalidate(cpu, {1, scope});
     reclaim_tables(gather.freed_tables);
   }
+  Task<std::vector<DmaStatus>> sync_all(CpuPort& cpu, std::vector<UnmapGather> gathers) override {
+    std::vector<InvalidationScope> scopes;
+    std::vector<DmaStatus> statuses;
+    for (const UnmapGather& gather : gathers) {
+      scopes.push_back(scope_of(gather.range));
+      scopes.back().leaf_only = driver_.setting_.leaf_hint == LeafHint::On && gather.freed_tables.empty();
+      statuses.push_back(gather.status);
+    }
+    co_await driver_.invalidate(cpu, std::move(scopes));
+    for (const UnmapGather& gather : gathers) reclaim_tables(gather.freed_tables);
+    co_return statuses;
+  }
   Task<void> flush_all(CpuPort& cpu) override { co_await driver_.invalidate(cpu, {1, all_}); }
   void reclaim_tables(const std::vector<std::uint64_t>& tables) override {
     for (const std::uint64_t table : tables) driver_.tables_.release(table, 0);

@@ -10,7 +10,7 @@ namespace iommu::guest {
 
 NicDriver::NicDriver(CpuPort& cpu, DmaApi& api, GuestPages& pages, const NicDriverSetting& setting)
     : cpu_(cpu), api_(api), pages_(pages), setting_(setting) {
-  SIM_CHECK(setting.budget > 0, "a poll takes completions");
+  SIM_CHECK(setting.budget > 0 && setting.map_batch > 0, "a poll takes completions");
 }
 
 NicQueueSetup NicDriver::queue_setup() const {
@@ -69,19 +69,79 @@ Task<bool> NicDriver::post_next(NicQueue& queue) {
     free_buffers_.push_back(buffer);
     co_return false;
   }
-  free_cookies_.pop_back();
-  posted_[cookie] = {buffer, mapped.address};
-  ++submitted_;
+  note_posted(cookie, buffer, mapped.address);
   co_return true;
 }
 
+// Its cookie is the last free one.
+void NicDriver::note_posted(std::uint32_t cookie, Gpa buffer, Iova address) {
+  free_cookies_.pop_back();
+  posted_[cookie] = {buffer, address};
+  ++submitted_;
+}
+
+Task<std::uint32_t> NicDriver::post_some(NicQueue& queue) {
+  if (setting_.map_batch == 1) {
+    const bool posted = co_await post_next(queue);
+    co_return posted ? 1 : 0;
+  }
+  const std::size_t most = std::min<std::uint64_t>(
+      {setting_.map_batch, free_buffers_.size(), free_cookies_.size(), setting_.packets - submitted_});
+  std::vector<ScatterEntry> buffers;
+  for (std::size_t i = 0; i < most; ++i) {
+    buffers.push_back({free_buffers_.back(), transfer_size()});
+    free_buffers_.pop_back();
+  }
+  const std::vector<DmaMapping> mapped = co_await api_.map_many(cpu_, buffers, direction());
+  std::uint32_t posted = 0;
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    if (mapped[i].status != DmaStatus::Ok) {
+      ++statistics_.failed_maps;
+      free_buffers_.push_back(buffers[i].address);
+      continue;
+    }
+    co_await cpu_.charge(CostId::DriverSubmit);
+    const std::uint32_t cookie = free_cookies_.back();
+    if (queue.post({mapped[i].address, transfer_size(), cookie}) != NicPostStatus::Ok) {
+      co_await api_.unmap(cpu_, mapped[i].address, transfer_size());
+      free_buffers_.push_back(buffers[i].address);
+      continue;
+    }
+    note_posted(cookie, buffers[i].address, mapped[i].address);
+    ++posted;
+  }
+  co_return posted;
+}
+
+Task<std::uint32_t> NicDriver::complete_some(NicQueue& queue) {
+  std::vector<NicCompletion> completions;
+  while (completions.size() < setting_.map_batch) {
+    const auto completion = queue.take_completion();
+    if (!completion) break;
+    completions.push_back(*completion);
+  }
+  if (setting_.map_batch == 1) {
+    if (!completions.empty()) co_await complete(completions.front());
+    co_return static_cast<std::uint32_t>(completions.size());
+  }
+  std::vector<DmaApi::Mapped> mappings;
+  for (const NicCompletion& completion : completions)
+    mappings.push_back({posted_[static_cast<std::size_t>(completion.cookie)].address, transfer_size()});
+  co_await api_.unmap_many(cpu_, std::move(mappings));
+  for (std::size_t i = 0; i < completions.size(); ++i) co_await hand_up(completions[i]);
+  co_return static_cast<std::uint32_t>(completions.size());
+}
+
 Task<void> NicDriver::complete(NicCompletion completion) {
+  co_await api_.unmap(cpu_, posted_[static_cast<std::size_t>(completion.cookie)].address, transfer_size());
+  co_await hand_up(completion);
+}
+
+Task<void> NicDriver::hand_up(NicCompletion completion) {
   const auto cookie = static_cast<std::uint32_t>(completion.cookie);
-  const Posted done = posted_[cookie];
-  co_await api_.unmap(cpu_, done.address, transfer_size());
   co_await cpu_.charge(CostId::DriverComplete);
   co_await cpu_.charge(CostId::StackWork);
-  free_buffers_.push_back(done.buffer);
+  free_buffers_.push_back(posted_[cookie].buffer);
   free_cookies_.push_back(cookie);
   ++completed_;
   if (meter_ != nullptr) ++meter_->completed;
@@ -96,7 +156,7 @@ Task<void> NicDriver::complete(NicCompletion completion) {
 }
 
 Task<void> NicDriver::run(NicQueue& queue) {
-  for (bool more = true; more && submitted_ < setting_.packets;) more = co_await post_next(queue);
+  for (std::uint32_t posted = 1; posted != 0 && submitted_ < setting_.packets;) posted = co_await post_some(queue);
   co_await cpu_.charge(CostId::MmioWrite);
   queue.ring_doorbell();
   while (completed_ < setting_.packets && completed_ < submitted_) {
@@ -107,14 +167,14 @@ Task<void> NicDriver::run(NicQueue& queue) {
       co_await cpu_.charge(CostId::Interrupt);
     }
     std::uint32_t refilled = 0;
-    for (std::uint32_t polled = 0; polled < setting_.budget; ++polled) {
-      const auto completion = queue.take_completion();
-      if (!completion) break;
-      co_await complete(*completion);
-      // Normally one buffer; more when mapping failed before.
-      for (bool more = true; more && submitted_ < setting_.packets;) {
-        more = co_await post_next(queue);
-        if (more) ++refilled;
+    for (std::uint32_t polled = 0; polled < setting_.budget;) {
+      const std::uint32_t completed = co_await complete_some(queue);
+      if (completed == 0) break;
+      polled += completed;
+      // Normally as many buffers; more when mapping failed before.
+      for (std::uint32_t posted = 1; posted != 0 && submitted_ < setting_.packets;) {
+        posted = co_await post_some(queue);
+        refilled += posted;
       }
     }
     if (refilled == 0) continue;

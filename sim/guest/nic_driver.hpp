@@ -28,6 +28,7 @@ struct NicDriverSetting {
   Bytes packet_size{1500};
   std::optional<Picoseconds> packet_interval{};  // nullopt: saturate
   std::uint32_t budget = 64;                     // completions per poll
+  std::uint32_t map_batch = 1;                   // most buffers that are mapped, and unmapped, with one sync
   std::uint64_t packets = ~0ULL;                 // stop after so many
   Bytes descriptor_size{16};
   Bytes completion_size{16};
@@ -66,7 +67,13 @@ class NicDriver {
   };
   Task<std::optional<Iova>> map_ring(Bytes entry_size, DmaDirection direction);
   Task<bool> post_next(NicQueue& queue);
+  // The same for up to map_batch buffers; how many were posted.
+  Task<std::uint32_t> post_some(NicQueue& queue);
+  // Unmaps and hands up one completion, or up to map_batch together; how many there were.
+  Task<std::uint32_t> complete_some(NicQueue& queue);
   Task<void> complete(NicCompletion completion);
+  Task<void> hand_up(NicCompletion completion);
+  void note_posted(std::uint32_t cookie, Gpa buffer, Iova address);
   [[nodiscard]] DmaDirection direction() const {
     return setting_.kind == NicQueueKind::Receive ? DmaDirection::FromDevice : DmaDirection::ToDevice;
   }

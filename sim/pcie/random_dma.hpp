@@ -24,6 +24,7 @@ struct RandomDmaParameters {
   Access access = Access::Read;
   DmaPattern pattern = DmaPattern::Random;
   std::optional<std::uint64_t> operations{};  // nullopt: endless
+  std::uint64_t stray = 0;  // so many accesses apart, one goes beyond the window, where nothing is mapped; 0: none
 
   // Why the parameters cannot be; null when they can.
   [[nodiscard]] constexpr const char* problem() const {
@@ -48,6 +49,8 @@ class RandomDma final : public Workload {
     if (parameters_.operations && made_ == *parameters_.operations) return std::nullopt;
     const Bytes offset(place(rng) * parameters_.access_size.value());
     ++made_;
+    if (parameters_.stray != 0 && made_ % parameters_.stray == 0)
+      return DmaOperation{parameters_.base + parameters_.window + offset, parameters_.access_size, parameters_.access};
     return DmaOperation{parameters_.base + offset, parameters_.access_size, parameters_.access};
   }
 

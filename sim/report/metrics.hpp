@@ -113,6 +113,10 @@ inline constexpr std::array kMetrics{
   MetricRow{"bounce.bytes_copied",   "B",      Better::Lower,   Digits::Integer, Shown::InFiles, "Bytes that were copied into and out of bounce buffers"},
   MetricRow{"bounce.slots_most",     "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "Most slots of bounce buffers in use at once"},
   MetricRow{"bounce.full",           "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "Maps that found no free run of slots"},
+  // Only where a scenario tolerates failures (measure.tolerate_failures).
+  MetricRow{"io.failed",             "1",      Better::Lower,   Digits::Integer, Shown::Always,  "I/Os that failed"},
+  MetricRow{"devices.cut_off",       "1",      Better::Lower,   Digits::Integer, Shown::Always,  "Devices whose bus mastering Xen cleared because they faulted and faulted"},
+  MetricRow{"guest.failures",        "1",      Better::Lower,   Digits::Integer, Shown::Always,  "Calls of the DMA API that failed"},
 
   // Only where a recorded trace was replayed.
   MetricRow{"trace.skipped",         "1",      Better::Lower,   Digits::Integer, Shown::Always,  "Trace lines dropped: classes the scenario excludes, DMA outside any live mapping"},
@@ -135,6 +139,8 @@ inline constexpr std::array<std::string_view, 5> kCacheNames{
 inline constexpr std::array<std::string_view, 13> kHypercallNames{
     "query_capabilities", "init", "alloc_context", "free_context", "reattach_device", "map_pages", "unmap_pages", "flush", "grant_map", "grant_unmap",
     "put_tce", "put_tce_indirect", "stuff_tce"};
+inline constexpr std::array<std::string_view, 3> kProposalNames{"batch", "batched_operations", "map_scattered"};
+inline constexpr std::array<std::string_view, 4> kArenaNames{"pages", "peak", "reserve_peak", "refused"};
 inline constexpr std::array<std::string_view, 3> kExitNames{"doorbell", "register", "device_model"};
 inline constexpr std::array<std::string_view, 6> kVirtioRequestNames{"unknown", "attach", "detach", "map", "unmap", "probe"};
 inline constexpr std::array<std::string_view, 3> kWaitNames{"locks", "fences", "idle"};
@@ -152,6 +158,8 @@ inline constexpr std::array kMetricFamilies{
   MetricFamily{"cache.lookups",                 kCacheNames,     "1",      Better::Neither, Digits::Integer, "Lookups, by cache of the IOMMU"},
   MetricFamily{"cache.hits",                    kCacheNames,     "1",      Better::Higher,  Digits::Integer, "Hits, by cache of the IOMMU"},
   MetricFamily{"hypervisor.hypercalls", kHypercallNames, "1",      Better::Lower,   Digits::Integer, "Hypercalls, by sub-operation"},
+  MetricFamily{"pv.proposals",          kProposalNames,  "1",      Better::Neither, Digits::Integer, "Calls of what this project proposes beside the RFC, and what batches carried; only where they are offered"},
+  MetricFamily{"pv.arena",              kArenaNames,     "1",      Better::Lower,   Digits::Integer, "Xen's pool of table pages, since boot: its pages, the most in use, the most set aside for splitting large pages, and allocations refused; only where it is measured"},
   MetricFamily{"hypervisor.exits",      kExitNames,      "1",      Better::Lower,   Digits::Integer, "Traps, by what was trapped; device_model: those that went on to the device model"},
   // Only under virtio_iommu.
   MetricFamily{"virtio.requests",       kVirtioRequestNames, "1",  Better::Lower,   Digits::Integer, "Requests that the guest gave its virtio-iommu, by type"},

@@ -75,6 +75,26 @@ void check_device(Scenario& s, std::size_t index, const Complain& complain) {
     check_random_dma(device.workload.random_dma, domain->memory, path, complain);
 }
 
+// Devices that stand for several become several.
+void make_copies(Scenario& s, const Complain& complain) {
+  constexpr unsigned kDevicesPerBus = 32;
+  s.devices_as_written = s.devices;
+  std::vector<DeviceSetting> devices;
+  for (std::size_t d = 0; d < s.devices.size(); ++d) {
+    const DeviceSetting& device = s.devices[d];
+    if (device.bdf.device() + device.count > kDevicesPerBus)
+      complain(at_index("devices", d, "count"), "a bus has 32 devices");
+    for (unsigned i = 0; i < device.count && device.bdf.device() + i < kDevicesPerBus; ++i) {
+      DeviceSetting& copy = devices.emplace_back(device);
+      copy.count = 1;
+      copy.vcpu += i;
+      copy.bdf = RequesterId::bdf(device.bdf.bus(), device.bdf.device() + i, device.bdf.function());
+      if (i != 0) copy.name += "_" + std::to_string(i);
+    }
+  }
+  s.devices = std::move(devices);
+}
+
 void check_devices(Scenario& s, const Complain& complain) {
   for (std::size_t i = 0; i < s.devices.size(); ++i) {
     check_device(s, i, complain);
@@ -187,6 +207,19 @@ void check_strategies(Scenario& s, const Complain& complain) {
     if (strategy.label.empty()) strategy.label = to_string(strategy.kind);
     if (!labels.insert(strategy.label).second)
       complain(at_index("strategies", i), "two strategies are called '" + strategy.label + "'; give one a 'label'");
+    if (strategy.rfc_version == RfcVersion::V3) {
+      const StrategySetting plain;
+      if (strategy.deferred_flush || strategy.batch > 1 || strategy.scatter ||
+          strategy.page_order != plain.page_order || strategy.lock != plain.lock)
+        complain(at_index("strategies", i, "rfc_version"),
+                 "v3 has no deferred_flush, batch, scatter, page_order or lock to choose");
+      if (s.domains.size() > 1)
+        complain(at_index("strategies", i, "rfc_version"), "v3 serves the hardware domain, and there is one only");
+    }
+    if (strategy.batch > 1 && strategy.scatter)
+      complain(at_index("strategies", i, "scatter"), "a batch carries scatterlists already: give 'batch' or 'scatter'");
+    if (strategy.page_order == PageOrder::Explicit && strategy.superpages)
+      complain(at_index("strategies", i, "superpages"), "with page_order: explicit nothing is left to merge");
     const bool any_lazy =
         std::ranges::any_of(s.domains, [](const DomainSetting& d) { return d.dma_api.policy == DmaPolicy::Lazy; });
     if (strategy.deferred_flush && !any_lazy)
@@ -247,6 +280,7 @@ void check_platform(const Platform& p, const Complain& complain) {
 
 void check_scenario(Scenario& scenario, const Complain& complain) {
   check_measure(scenario, complain);
+  make_copies(scenario, complain);
   check_devices(scenario, complain);
   check_domains(scenario, complain);
   check_vifs(scenario, complain);

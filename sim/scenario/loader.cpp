@@ -202,12 +202,38 @@ std::vector<fs::path> platform_folders(const LoadOptions& options, const fs::pat
   return folders;
 }
 
-// One list of (key node, value node) per combination, the first axis slowest.
+// One list of (key node, value node) per combination, the first axis slowest. No value: the key stays as written.
 using Assignment = std::vector<std::pair<const Node*, const Node*>>;
+std::vector<Assignment> one_at_a_time(const Node& vary, Diagnostics& diagnostics) {
+  std::vector<Assignment> all;
+  Assignment as_written;
+  for (const Node& axis : vary.items) {
+    const Node* key = axis.find("key");
+    if (key != nullptr && axis.find("values") != nullptr) as_written.emplace_back(key, nullptr);
+  }
+  for (const Node& axis : vary.items) {
+    const Node* values = axis.find("values");
+    const auto own = std::ranges::find(as_written, axis.find("key"), &Assignment::value_type::first);
+    if (values == nullptr || own == as_written.end()) continue;  // reading complains
+    for (const Node& value : values->items) {
+      if (all.size() == kMaxVariations) {
+        diagnostics.error(values->at, "more than " + std::to_string(kMaxVariations) + " values");
+        return all;
+      }
+      Assignment& assignment = all.emplace_back(as_written);
+      assignment[static_cast<std::size_t>(own - as_written.begin())].second = &value;
+    }
+  }
+  if (all.empty()) all.emplace_back();
+  return all;
+}
+
 std::vector<Assignment> combinations(const Node& root, Diagnostics& diagnostics) {
   std::vector<Assignment> all(1);
   const Node* vary = root.find("vary");
   if (vary == nullptr) return all;
+  const Node* sweep = root.find("sweep");
+  if (sweep != nullptr && sweep->text == "each") return one_at_a_time(*vary, diagnostics);
   for (const Node& axis : vary->items) {
     const Node* key = axis.find("key");
     const Node* values = axis.find("values");
@@ -236,7 +262,8 @@ void label_axes(Variation& variation, const Assignment& assignment) {
   std::vector<VarySetting>& axes = variation.scenario.vary;
   for (std::size_t i = 0; i < axes.size() && i < assignment.size(); ++i) {
     if (axes[i].label.empty()) axes[i].label = last_part(axes[i].key);
-    variation.labels.emplace_back(axes[i].label, assignment[i].second->text);
+    variation.labels.emplace_back(axes[i].label,
+                                  assignment[i].second == nullptr ? "as written" : assignment[i].second->text);
   }
 }
 
@@ -293,12 +320,15 @@ LoadedScenario parse_scenario(const std::string& text, const std::string& path, 
   for (const Assignment& assignment : combinations(root, loader.diagnostics()))
     for (const Node& machine : machines) {
       Node varied = machine;
-      for (const auto& [key, value] : assignment) loader.set(varied, *key, *value);
+      for (const auto& [key, value] : assignment)
+        if (value != nullptr) loader.set(varied, *key, *value);
       Variation variation{{}, loader.read(varied, beside)};
       label_axes(variation, assignment);
       loaded.variations.push_back(std::move(variation));
     }
-  loaded.written = machines.size() == 1 ? loaded.variations.front().scenario : loader.read(root, beside);
+  const bool is_first_as_written = machines.size() == 1 && loaded.variations.front().scenario.sweep == Sweep::Product;
+  loaded.written = is_first_as_written ? loaded.variations.front().scenario : loader.read(root, beside);
+  loaded.written.vary = loaded.variations.front().scenario.vary;  // with their labels
   loader.fail_if_wrong();
   return loaded;
 }
@@ -326,8 +356,10 @@ std::vector<std::string> list_platforms(const std::vector<std::string>& folders)
 }
 
 std::string effective_yaml(const LoadedScenario& loaded) {
+  Scenario written = loaded.written;
+  written.devices = written.devices_as_written;
   return "# Every default written out; reads back to the same runs.\n" +
-         write_document(write_object(loaded.written, scenario_schema()));
+         write_document(write_object(written, scenario_schema()));
 }
 
 std::vector<PlannedRun> plan_runs(const LoadedScenario& loaded) {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -287,6 +288,71 @@ TEST(Vary, RunsAreVariationsTimesFamiliesTimesStrategiesInOrder) {
   const std::vector<std::pair<std::string, std::string>> expected{
       {"strategy", "pv_iommu"}, {"family", "vtd"}, {"ring_entries", "64"}, {"seed", "2"}};
   EXPECT_EQ(runs[5].selection.labels, expected);
+}
+
+// Kills: combinations instead of single changes; a value that stays set for the next axis; an effective form that holds
+// the first axis' first value instead of what was written.
+TEST(Vary, EachChangesOneKeyAndLeavesTheOthersAsWritten) {
+  const std::string text = smoke_with("ring_entries: 32", "ring_entries: 64") +
+                           "sweep: each\nvary:\n  - {key: \"devices[0].workload.ring_entries\", values: [32, 128]}\n"
+                           "  - {key: \"domains[0].memory\", label: ram, values: [32 MiB]}\n";
+  const LoadedScenario loaded = parse_scenario(text, "s.yaml", kOptions);
+  ASSERT_EQ(loaded.variations.size(), 3U);
+  const std::array<std::uint64_t, 3> entries{32, 128, 64};
+  for (std::size_t v = 0; v < 3; ++v) {
+    const Scenario& s = loaded.variations[v].scenario;
+    EXPECT_EQ(s.devices[0].workload.nic.ring_entries, entries[v]);
+    EXPECT_EQ(s.domains[0].memory, v == 2 ? 32_MiB : 64_MiB);
+  }
+  using Labels = std::vector<std::pair<std::string, std::string>>;
+  EXPECT_EQ(loaded.variations[1].labels, (Labels{{"ring_entries", "128"}, {"ram", "as written"}}));
+  EXPECT_EQ(loaded.variations[2].labels, (Labels{{"ring_entries", "as written"}, {"ram", "32 MiB"}}));
+  EXPECT_EQ(loaded.written.devices[0].workload.nic.ring_entries, 64U);
+  const std::string written = effective_yaml(loaded);
+  EXPECT_EQ(effective_yaml(parse_scenario(written, "again.yaml", kOptions)), written);
+}
+
+// Kills: copies that share a BDF, a name or a vCPU; copies that are copied again when the effective form is read.
+TEST(Copies, OfADeviceHaveTheirOwnNumbersAndVcpus) {
+  const std::string text = text_of("scenarios/smoke.yaml");
+  const auto with = [&](const std::string& count) {
+    return smoke_with("domain: guest0\n", "domain: guest0\n    count: " + count + "\n");
+  };
+  EXPECT_THAT(errors_of(with("2")), Contains(HasSubstr("vCPUs, numbered from 0")));
+  EXPECT_THAT(errors_of(with("33")), SizeIs(testing::Ge(1U)));
+  std::string wide = with("3");
+  const std::size_t memory = wide.find("memory: 64 MiB");
+  ASSERT_NE(memory, std::string::npos);
+  const std::size_t vcpus = wide.find("vcpus: 1");
+  if (vcpus != std::string::npos)
+    wide.replace(vcpus, 8, "vcpus: 3");
+  else
+    wide.insert(memory, "vcpus: 3\n    ");
+  const LoadedScenario loaded = parse_scenario(wide, "s.yaml", kOptions);
+  const Scenario& s = loaded.variations.front().scenario;
+  ASSERT_EQ(s.devices.size(), 3U);
+  for (unsigned i = 0; i < 3; ++i) {
+    EXPECT_EQ(s.devices[i].bdf, RequesterId::bdf(3, i, 0));
+    EXPECT_EQ(s.devices[i].vcpu, i);
+    EXPECT_EQ(s.devices[i].count, 1U);
+  }
+  EXPECT_NE(s.devices[0].name, s.devices[1].name);
+  const std::string written = effective_yaml(loaded);
+  EXPECT_EQ(parse_scenario(written, "again.yaml", kOptions).variations.front().scenario.devices.size(), 3U);
+}
+
+// Kills: variants of pv_iommu that contradict each other and are run all the same.
+TEST(ScenarioErrors, VariantsOfPvIommuThatCannotBeTogetherAreRefused) {
+  const auto with = [](const std::string& keys) {
+    return errors_of(smoke_with("strategies: [passthrough, pv_iommu, nested, emulated_viommu]",
+                                "strategies: [{kind: pv_iommu, " + keys + "}]"));
+  };
+  EXPECT_THAT(with("batch: 4"), SizeIs(0));
+  EXPECT_THAT(with("batch: 4, scatter: true"), Contains(HasSubstr("'batch' or 'scatter'")));
+  EXPECT_THAT(with("page_order: explicit, superpages: true"), Contains(HasSubstr("nothing is left to merge")));
+  EXPECT_THAT(with("rfc_version: v3, lock: domain"), Contains(HasSubstr("v3 has no")));
+  EXPECT_THAT(with("batch: 0"), SizeIs(testing::Ge(1U)));
+  EXPECT_THAT(with("lock: global"), Contains(HasSubstr("context")));
 }
 
 TEST(Quantities, AreExactOrRefused) {

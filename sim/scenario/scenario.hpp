@@ -235,6 +235,7 @@ struct NicWorkload {
   Bytes packet_size;
   Bytes buffer_size;                  // mapped per packet; at least packet_size
   std::uint64_t ring_entries = 256;   // power of two
+  std::uint64_t map_batch = 1;        // buffers that the driver maps, and unmaps, with one sync
   std::optional<BitsPerSecond> rate;  // of payload; nullopt: saturate
   // The device, as NicParameters in sim/pcie.
   Bytes descriptor_size{16};
@@ -259,6 +260,7 @@ struct RandomDmaWorkload {
   Bytes stride = 4_KiB;     // Strided
   Bytes page_size = 4_KiB;  // 4 KiB or 2 MiB: what the window is mapped with where the strategy's tables allow
   std::uint64_t outstanding = 1;
+  std::uint64_t stray = 0;  // so many accesses apart, one goes where nothing is mapped
 };
 
 // What a recorded DMA was for.
@@ -293,6 +295,7 @@ struct DeviceSetting {
   std::string upstream;  // root port or switch
   std::string domain;
   std::uint64_t vcpu = 0;                        // of the domain: runs this device's driver
+  std::uint64_t count = 1;                       // so many alike: device numbers and vCPUs count up from here
   bool acs = true;                               // isolated from the other functions of its slot
   std::vector<std::uint64_t> phantom_functions;  // function numbers whose ids its requests may carry as well
   WorkloadSetting workload;
@@ -352,16 +355,29 @@ enum class Endpoints : std::uint8_t { Physical, Virtual };
 // Who answers the doorbell of a nested guest's invalidations: a trap, or a ring of hardware that the guest owns.
 enum class Doorbell : std::uint8_t { Xen, DeviceModel, GuestQueue };
 
+// Of the PV-IOMMU hypercall; v3 stands for v1 to v3.
+enum class RfcVersion : std::uint8_t { V7, V3 };
+// Pages that a PV-IOMMU call may name: 4 KiB ones, or the sizes that hardware has.
+enum class PageOrder : std::uint8_t { Single, Explicit };
+// What a PV-IOMMU operation excludes while it works.
+enum class LockGranularity : std::uint8_t { Context, Domain, Iommu };
+
 struct StrategySetting {
   StrategyKind kind = StrategyKind::Passthrough;
   std::string label;  // distinct per scenario; the kind's name unless set
 
   // PvIommu
+  RfcVersion rfc_version = RfcVersion::V7;
   bool deferred_flush = false;     // unmap returns before the flush; the guest's flush queue asks for it
   std::uint64_t arena_order = 12;  // Xen's table pool for the domain: 2^order pages
   std::uint64_t max_contexts = 128;
   bool superpages = false;  // Xen coalesces aligned contiguous entries
   DefaultContext default_context = DefaultContext::Identity;
+  PageOrder page_order = PageOrder::Single;
+  std::uint64_t batch = 1;
+  bool scatter = false;
+  LockGranularity lock = LockGranularity::Context;
+  bool shatter_reserve = false;  // Xen keeps the table pages that splitting its large pages takes
   std::uint64_t host_queues = 1;  // command rings over which Xen's driver spreads its CPUs
   // Nested: where a write to the guest's command doorbell goes.
   Doorbell doorbell = Doorbell::Xen;
@@ -388,6 +404,7 @@ struct MeasureSetting {
   std::optional<std::uint64_t> ios;  // over all devices
   std::optional<Picoseconds> duration;
   std::uint64_t warmup_ios = 0;
+  bool tolerate_failures = false;  // of the DMA API and of I/Os: metrics, and no reason for a run to fail
   Picoseconds time_limit = Picoseconds(10'000'000'000'000);  // simulated; a run that reaches it fails
 };
 
@@ -404,6 +421,9 @@ struct FamilyPlatform {
   std::string platform;  // name of a preset
 };
 
+// Which combinations of varied values are run.
+enum class Sweep : std::uint8_t { Product, Each };
+
 struct Scenario {
   std::string name;
   std::string description;
@@ -417,7 +437,11 @@ struct Scenario {
   std::vector<StrategySetting> strategies;
   std::vector<std::string> families;             // as in the registry: "vtd"
   std::vector<FamilyPlatform> family_platforms;  // resolved already: `platform` is the machine of `families`
+  Sweep sweep = Sweep::Product;
   std::vector<VarySetting> vary;
+
+  // Resolved, not a key: `devices` before those that stand for several became several.
+  std::vector<DeviceSetting> devices_as_written;
 };
 
 // Which of a scenario's runs this is.

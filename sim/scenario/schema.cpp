@@ -238,13 +238,16 @@ void add_nic_keys(std::vector<Key<W>>& keys) {
       K::required("direction", at(&W::nic, &NicWorkload::direction),
                   word_type<NicDirection>({{"receive", NicDirection::Receive}, {"transmit", NicDirection::Transmit}}),
                   "receive: packets arrive and are written to memory; transmit: packets are read", kNic));
-  keys.push_back(K::required("packet_size", at(&W::nic, &NicWorkload::packet_size), size_type(1_B, 64_KiB),
+  keys.push_back(K::required("packet_size", at(&W::nic, &NicWorkload::packet_size), size_type(1_B, 4_MiB),
                              "payload of one packet", kNic));
-  keys.push_back(K::required("buffer_size", at(&W::nic, &NicWorkload::buffer_size), size_type(1_B, 64_KiB),
+  keys.push_back(K::required("buffer_size", at(&W::nic, &NicWorkload::buffer_size), size_type(1_B, 4_MiB),
                              "what the driver maps for one packet", kNic));
   keys.push_back(K::defaulted("ring_entries", at(&W::nic, &NicWorkload::ring_entries),
                               count_type({.minimum = 2, .maximum = 65536, .shape = CountRange::Shape::PowerOfTwo}),
                               "descriptors in the ring; as many buffers are posted", kNic));
+  keys.push_back(
+      K::defaulted("map_batch", at(&W::nic, &NicWorkload::map_batch), count_type({.minimum = 1, .maximum = 512}),
+                   "most buffers that the driver maps, and unmaps, with one sync; 1: as Linux drivers do", kNic));
   keys.push_back(K::optional("rate", at(&W::nic, &NicWorkload::rate), rate_type(),
                              "payload offered by the network; without it, as fast as it goes", kNic));
   add_nic_device_keys(keys);
@@ -271,6 +274,9 @@ void add_random_dma_keys(std::vector<Key<W>>& keys) {
                               size_choice_type({4_KiB, 2_MiB}), "pages of the buffer and of its mapping", kRandom));
   keys.push_back(K::defaulted("outstanding", at(&W::random_dma, &RandomDmaWorkload::outstanding),
                               count_type({.minimum = 1, .maximum = 4096}), "accesses in flight", kRandom));
+  keys.push_back(K::defaulted(
+      "stray", at(&W::random_dma, &RandomDmaWorkload::stray), count_type({.minimum = 0, .maximum = 1'000'000'000}),
+      "a faulty device: so many accesses apart, one goes where nothing is mapped; 0: none", kRandom));
 }
 
 void add_trace_keys(std::vector<Key<W>>& keys) {
@@ -309,6 +315,8 @@ const ObjectSchema<DeviceSetting>& device_schema() {
        K::required("domain", at(&DeviceSetting::domain), name_type("a domain"), "the guest it is assigned to"),
        K::defaulted("vcpu", at(&DeviceSetting::vcpu), count_type({.minimum = 0, .maximum = 255}),
                     "the guest's vCPU that runs its driver"),
+       K::defaulted("count", at(&DeviceSetting::count), count_type({.minimum = 1, .maximum = 32}),
+                    "so many alike; the device numbers of their BDFs and their vCPUs count up from those given"),
        K::defaulted("acs", at(&DeviceSetting::acs), flag_type(),
                     "isolated from the other functions of its slot; those without are one isolation group"),
        K::defaulted("phantom_functions", at(&DeviceSetting::phantom_functions),
@@ -351,6 +359,9 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
       "How guests get their DMA translated. A bare name takes every default.",
       {K::required("kind", at(&S::kind), word_type<StrategyKind>(kStrategyWords), "which one"),
        K::defaulted("label", at(&S::label), name_type("a label"), "its column in reports; the kind unless given"),
+       K::defaulted(
+           "rfc_version", at(&S::rfc_version), word_type<RfcVersion>({{"v7", RfcVersion::V7}, {"v3", RfcVersion::V3}}),
+           "of the hypercall; v3: the hardware domain only, 256 pages a call, one lock per domain", "pv_iommu"),
        K::defaulted("deferred_flush", at(&S::deferred_flush), flag_type(),
                     "an unmap returns before Xen flushes; the guest's flush queue asks for the flush (lazy only)",
                     "pv_iommu"),
@@ -369,6 +380,28 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
            "host_queues", at(&S::host_queues), count_type({.minimum = 1, .maximum = 64}),
            "command rings over which Xen spreads its CPUs; 1: the unit's own, more: families with further ones",
            "pv_iommu"),
+       K::defaulted("page_order", at(&S::page_order),
+                    word_type<PageOrder>({{"single", PageOrder::Single}, {"explicit", PageOrder::Explicit}}),
+                    "single: calls name 4 KiB pages, as in the RFC's code; explicit: large pages where hardware has "
+                    "them and the "
+                    "guest's buffers allow",
+                    "pv_iommu"),
+       K::defaulted(
+           "batch", at(&S::batch), count_type({.minimum = 1, .maximum = 512}),
+           "operations that one hypercall carries, with one flush; 1: a call each (a proposal, not in the RFC)",
+           "pv_iommu"),
+       K::defaulted("scatter", at(&S::scatter), flag_type(),
+                    "a scatterlist is one hypercall with a list of frames (a proposal, not in the RFC)", "pv_iommu"),
+       K::defaulted("lock", at(&S::lock),
+                    word_type<LockGranularity>({{"context", LockGranularity::Context},
+                                                {"domain", LockGranularity::Domain},
+                                                {"iommu", LockGranularity::Iommu}}),
+                    "what Xen locks while it changes a context and flushes: that context, all of the domain's, or all "
+                    "behind the same unit",
+                    "pv_iommu"),
+       K::defaulted("shatter_reserve", at(&S::shatter_reserve), flag_type(),
+                    "Xen sets aside the table pages that splitting large pages takes, so that an unmap cannot fail",
+                    "pv_iommu"),
        K::defaulted("doorbell", at(&S::doorbell), word_type<Doorbell>(kDoorbellWords),
                     "xen, device_model: who answers the trapped doorbell of the guest's command ring; guest_queue: the "
                     "guest owns a ring of hardware (families that have those), and only configuration is trapped",
@@ -409,6 +442,8 @@ const ObjectSchema<MeasureSetting>& measure_schema() {
        K::optional("duration", at(&MeasureSetting::duration), time_type(1_us, kAnyTime), "measured simulated time"),
        K::defaulted("warmup_ios", at(&MeasureSetting::warmup_ios), count_type({.minimum = 0, .maximum = 1'000'000'000}),
                     "I/Os before, which no metric includes"),
+       K::defaulted("tolerate_failures", at(&MeasureSetting::tolerate_failures), flag_type(),
+                    "calls of the DMA API that fail, and I/Os, are metrics and no reason for a run to fail"),
        K::defaulted("time_limit", at(&MeasureSetting::time_limit), time_type(1_us, kAnyTime),
                     "simulated time at which an unfinished run fails")}};
   return kSchema;
@@ -476,6 +511,9 @@ const ObjectSchema<Scenario>& scenario_schema() {
        K::defaulted("family_platforms", at(&Scenario::family_platforms),
                     list_type(object_type(family_platform_schema()), 0),
                     "families that run on a preset of their own instead of 'platform'"),
+       K::defaulted("sweep", at(&Scenario::sweep),
+                    word_type<Sweep>({{"product", Sweep::Product}, {"each", Sweep::Each}}),
+                    "product: every combination of varied values; each: one key at a time, the others as written"),
        K::defaulted("vary", at(&Scenario::vary), list_type(object_type(vary_schema()), 0), "axes of a sweep")}};
   return kSchema;
 }

@@ -112,5 +112,21 @@ TEST_P(Interleaving, LazyTasksFindTheirOwnMappings) {
   for (const std::uint64_t seed : {std::uint64_t{12}, std::uint64_t{std::random_device{}()}}) run(lazy(8), seed);
 }
 
+// Kills: operations of one task that another one hands over and loses; a flush while a batch of another vCPU is on its
+// way; a refusal that is taken for somebody else's.
+TEST_P(Interleaving, TasksThatBatchFindTheirOwnMappings) {
+  if (!is(kPvIommu)) GTEST_SKIP() << "pv_iommu alone has batches";
+  for (const std::uint64_t seed : {std::uint64_t{13}, std::uint64_t{std::random_device{}()}}) {
+    MachineOptions options = lazy(8);
+    options.strategy.batch = 3;
+    run(options, seed);
+    options.strategy.deferred_flush = false;
+    run(options, seed);
+    options.strategy.batch = 1;
+    options.strategy.scatter = true;
+    run(options, seed);
+  }
+}
+
 }  // namespace
 }  // namespace iommu::strategy::test

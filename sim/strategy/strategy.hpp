@@ -35,6 +35,7 @@
 #include "sim/xen/hypervisor.hpp"
 #include "sim/xen/invalidation_counters.hpp"
 #include "sim/xen/iommu_op.hpp"
+#include "sim/xen/iommu_op_v3.hpp"
 #include "sim/xen/virtio_iommu.hpp"
 #include "sim/xen/virtual_unit.hpp"
 
@@ -44,13 +45,18 @@ namespace iommu::strategy {
 enum class TableOwner : std::uint8_t { Hypervisor, Kernel };
 // gart: when the unit's cache is invalidated.
 enum class ApertureFlush : std::uint8_t { Map, Wrap };
+// Of the hypercall's interface: v3 stands for the first three.
+enum class RfcVersion : std::uint8_t { V7, V3 };
 
 // Variants of strategies, as scenarios name them. Each strategy reads its own keys.
 struct StrategyOptions {
   // A guest's unmap invalidates final translations only, unless it freed tables (its kernel's leaf hint).
   bool leaf_hint = false;
   // pv_iommu
+  RfcVersion rfc_version = RfcVersion::V7;
   bool deferred_flush = false;
+  std::uint32_t batch = 1;  // operations that one hypercall carries
+  bool scatter = false;     // a scatterlist goes as one list of frames
   std::uint32_t arena_order = 12;
   std::uint32_t max_contexts = 128;
   // nested, emulated_viommu, virtio_iommu: who answers the trapped accesses.
@@ -77,6 +83,7 @@ struct StrategyEnvironment {
   StrategyOptions options;
   // What spaces that choose addresses themselves tell of their mappings.
   guest::MappingObserver& observer;
+  xen::IommuOpV3* hypercall_v3 = nullptr;  // where that is Xen's interface
 };
 
 struct BounceCounters {

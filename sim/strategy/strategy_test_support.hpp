@@ -221,6 +221,7 @@ struct MachineOptions {
   unsigned page_lg2 = kPageLg2;
   UnitFeatures host{};
   std::uint64_t kernel_pages = 2048;
+  xen::PageOrder page_order = xen::PageOrder::Single;  // pv_iommu
 };
 
 // Puts a faulty or a recording address space before the strategy's.
@@ -247,21 +248,25 @@ class Machine {
         pages(kKernelPages, options.kernel_pages),
         unit(family, host_driver_.features, host),
         xen(host, frames_, {.seed = 5}),
-        hypercall(xen,
-                  options.strategy.deferred_flush ? xen::DeferredFlush::Offered : xen::DeferredFlush::Unavailable) {
+        hypercall(xen, offered(options)),
+        hypercall_v3(xen) {
     xen.add_unit({.name = "unit", .family = &family, .driver = host_driver_}, unit);
     EXPECT_EQ(xen.bring_up(cpu).run(), xen::Errno::Ok);
+    const bool is_v3 = options.strategy.rfc_version == RfcVersion::V3;
     domain = xen.create_domain({.name = "guest",
                                 .memory = kGuestMemory,
+                                .privilege = is_v3 ? xen::Privilege::HardwareDomain : xen::Privilege::Guest,
                                 .backing = options.backing,
                                 .page_lg2 = options.page_lg2,
                                 .default_context = strategy.default_context});
+    if (is_v3) EXPECT_EQ(hypercall_v3.set_up(*domain, 4, 8), xen::Errno::Ok);
     // Another guest, so that there is somebody else's memory to reach by mistake.
     other = xen.create_domain({.name = "other", .memory = 1_MiB, .default_context = strategy.default_context});
     for (const RequesterId device : {kNic, kDisk})
       EXPECT_EQ(xen.assign_device(cpu, *domain, {.requester = device}).run(), xen::Errno::Ok);
     options_.strategy.pool_size = std::min(options_.strategy.pool_size, kPool);
-    strategy_ = strategy.make({xen, hypercall, *domain, pages, family, options.host, options_.strategy, warden});
+    strategy_ =
+        strategy.make({xen, hypercall, *domain, pages, family, options.host, options_.strategy, warden, &hypercall_v3});
   }
   ~Machine() { EXPECT_FALSE(cpu.would_block()) << "somebody waits for a lock or a fence that never comes"; }
   Machine(const Machine&) = delete;
@@ -334,6 +339,13 @@ class Machine {
   [[nodiscard]] const DriverOptions& host_driver() const { return host_driver_; }
 
  private:
+  static xen::IommuOpOptions offered(const MachineOptions& options) {
+    xen::IommuOpOptions op{.page_order = options.page_order};
+    if (options.strategy.deferred_flush) op.deferred = xen::DeferredFlush::Offered;
+    if (options.strategy.batch > 1) op.batching = xen::Batching::Offered;
+    if (options.strategy.scatter) op.scattered = xen::ScatteredMap::Offered;
+    return op;
+  }
   static TranslationRequest request(RequesterId device, Iova address, Access access) {
     return {.requester = device, .pasid = {}, .address = address, .access = access};
   }
@@ -351,6 +363,7 @@ class Machine {
   CachingUnit unit;
   xen::Hypervisor xen;
   xen::IommuOp hypercall;
+  xen::IommuOpV3 hypercall_v3;
   xen::Domain* domain = nullptr;
   xen::Domain* other = nullptr;
   Warden warden;

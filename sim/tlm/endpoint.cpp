@@ -37,6 +37,9 @@ PcieEndpoint::PcieEndpoint(Calendar& calendar, PcieRootPort& root_port, const En
   writes_.interval = parameters.write_interval;
 }
 
+// ASSUMPTION(pcie-010): a device that may not issue requests finds out 1 us after it tried; no source.
+constexpr Picoseconds kRefusal = 1_us;
+
 bool PcieEndpoint::submit(EndpointOperation& operation) {
   if (!is_possible(operation.address, operation.length)) {
     ++statistics_.refused;
@@ -45,6 +48,11 @@ bool PcieEndpoint::submit(EndpointOperation& operation) {
   operation.faulted = false;
   operation.submitted = calendar_.now();
   operation.internal = {};
+  if (is_cut_off_) {
+    calendar_.call_at<&PcieEndpoint::refuse>(calendar_.now() + kRefusal, this,
+                                             reinterpret_cast<std::uintptr_t>(&operation));
+    return true;
+  }
   EngineState& engine = engine_at(static_cast<std::uint64_t>(operation.access));
   engine.queue.push(&operation);
   if (!engine.is_parked) issue(engine);
@@ -195,6 +203,12 @@ void PcieEndpoint::complete(EndpointOperation& operation) {
   else
     statistics_.bytes += operation.length.value();
   operation.done(operation.context, operation.argument);
+}
+
+void PcieEndpoint::refuse(std::uint64_t operation) {
+  auto& refused = *reinterpret_cast<EndpointOperation*>(operation);
+  refused.faulted = true;
+  complete(refused);
 }
 
 bool PcieEndpoint::begin(DmaTransfer& transfer) {

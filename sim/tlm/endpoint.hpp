@@ -76,6 +76,10 @@ class PcieEndpoint final : public DmaPort {
   // False, and nothing happens, for an operation of no bytes or past the end of the address space.
   [[nodiscard]] bool submit(EndpointOperation& operation);
   bool begin(DmaTransfer& transfer) override;
+  // Bus mastering goes off, for good: what is submitted from here on fails without leaving the device; what is on its
+  // way still arrives.
+  void cut_off() { is_cut_off_ = true; }
+  [[nodiscard]] bool is_cut_off() const { return is_cut_off_; }
 
   [[nodiscard]] const EndpointStatistics& statistics() const { return statistics_; }
   void reset_statistics() { statistics_ = {}; }
@@ -102,6 +106,7 @@ class PcieEndpoint final : public DmaPort {
   void credit_freed(std::uint64_t access);
   void answered(std::uint64_t tlp);
   void complete(EndpointOperation& operation);
+  void refuse(std::uint64_t operation);
   void transfer_done(std::uint64_t slot);
   [[nodiscard]] Credits completion_room(std::uint64_t address, std::uint32_t bytes) const;
   [[nodiscard]] std::uint32_t next_bytes(const EndpointOperation& operation) const;
@@ -120,6 +125,7 @@ class PcieEndpoint final : public DmaPort {
   EndpointParameters parameters_;
   EngineState reads_;
   EngineState writes_;
+  bool is_cut_off_ = false;
   std::uint32_t free_tags_;
   std::optional<Credits> free_completions_;
   std::vector<std::unique_ptr<TransferSlot>> slots_;

@@ -328,6 +328,7 @@ void IommuUnit::request_page(const PageRequest& request) {
 void IommuUnit::write_down(const Fault& fault) {
   ++statistics_.faults[fault.row];
   if (const auto interrupt = core_.record(fault)) post_interrupt(*interrupt);
+  if (fault_listener_ != nullptr) fault_listener_(fault_listener_self_, fault);
   core_acted();
 }
 

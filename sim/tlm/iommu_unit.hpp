@@ -63,6 +63,12 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   void on_space(Calendar::Action action, void* context, std::uint64_t argument = 0);
   // The request's `done` runs from the calendar, never inside submit().
   void submit(UnitRequest& request);
+  // Whoever software's fault handler stands for; called after each record.
+  using FaultListener = void (*)(void* self, const Fault& fault);
+  void on_fault(FaultListener listener, void* self) {
+    fault_listener_ = listener;
+    fault_listener_self_ = self;
+  }
   // Records a fault found without the unit's help (an access without time), and sends the interrupt if software asked
   // for one. Faults of submitted requests have been recorded when they are done.
   void record(Fault fault);
@@ -181,6 +187,8 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   IommuCore& core_;
   IommuParameters parameters_;
   IommuStatistics statistics_;
+  FaultListener fault_listener_ = nullptr;
+  void* fault_listener_self_ = nullptr;
   TranslationCaches caches_;
   TableWalkers walkers_;
   InFlightTracker in_flight_;
