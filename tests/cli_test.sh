@@ -99,5 +99,11 @@ for reference in results/reference/*/; do
   cmp -s "$folder/$name/report.json" "$reference/report.json" || fail "$name.yaml: report.json is not the committed one"
 done
 
+# The README's paragraph on PV-IOMMU is what the committed result says.
+sed -n '/^<!-- pv_design_space -->$/,/^<!-- \/pv_design_space -->$/p' README.md | sed '1d;$d' >"$folder/written"
+scripts/pv_design_space.pl results/reference/pv_design_space/report.json >"$folder/generated" ||
+  fail "scripts/pv_design_space.pl does not run"
+cmp -s "$folder/written" "$folder/generated" || fail "README.md's paragraph is not the one that the result gives"
+
 [[ $failures == 0 ]] && echo "all of it refused or repeated as it should"
 exit "$((failures != 0))"
