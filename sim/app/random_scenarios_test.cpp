@@ -116,8 +116,8 @@ class RandomScenario {
            any({", superpages: true", ", superpages: true, shatter_reserve: true", ", page_order: explicit",
                 ", page_order: explicit, shatter_reserve: true", ""}) +
            any({", batch: 3", ", batch: 512", ", scatter: true", ""}) +
-           ", host_queues: " + any({"1", "1", "1", "1", "3"}) + ", lock: " + any({"context", "domain", "iommu"}) + (defers ? ", deferred_flush: true" : "") +
-           ", default_context: " + any({"identity", "blocked"}) +
+           ", host_queues: " + any({"1", "1", "1", "1", "3"}) + ", lock: " + any({"context", "domain", "iommu"}) +
+           (defers ? ", deferred_flush: true" : "") + ", default_context: " + any({"identity", "blocked"}) +
            (guests_ == 1 ? "}, {kind: pv_iommu, label: pv_v3, rfc_version: v3" : "") +
            "}, {kind: nested, doorbell: " + any({"xen", "xen", "device_model", "device_model", "guest_queue"}) +
            "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" + virtio() +
