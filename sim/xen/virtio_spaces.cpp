@@ -288,6 +288,7 @@ Task<VirtioSpaces::Status> VirtioSpaces::install(CpuPort& cpu, Space& space, std
   co_await cpu.charge(CostId::TableRead, levels * memory->pieces.size());
   const Errno mapped = co_await xen_.replace_pages(cpu, domain_, *space.context, {}, std::move(memory->pieces));
   if (mapped == Errno::Ok) co_return Status::Ok;
+  SIM_CHECK(mapped != Errno::AddressInUse, "check() has found the range free, reserved regions included");
   // The first pages may be there; unmapping stops where they end.
   co_await xen_.replace_pages(cpu, domain_, *space.context, {1, AddressRange{first, mapping.last}}, {});
   co_return to_status(mapped);
