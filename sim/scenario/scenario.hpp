@@ -377,7 +377,7 @@ struct StrategySetting {
   std::uint64_t batch = 1;
   bool scatter = false;
   LockGranularity lock = LockGranularity::Context;
-  bool shatter_reserve = false;  // Xen keeps the table pages that splitting its large pages takes
+  bool shatter_reserve = false;   // Xen keeps the table pages that splitting its large pages takes
   std::uint64_t host_queues = 1;  // command rings over which Xen's driver spreads its CPUs
   // Nested: where a write to the guest's command doorbell goes.
   Doorbell doorbell = Doorbell::Xen;
