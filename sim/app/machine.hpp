@@ -113,7 +113,7 @@ class Machine {
   std::vector<std::unique_ptr<SoftwareEndpoint>> emulated_;  // by device
   std::unique_ptr<xen::Hypervisor> xen_;
   std::unique_ptr<xen::IommuOp> hypercall_;
-  std::vector<xen::Domain*> domains_;  // by place in the scenario; strategies may make others
+  std::vector<xen::Domain*> domains_;             // by place in the scenario; strategies may make others
   std::unique_ptr<xen::IommuOpV3> hypercall_v3_;  // null: Xen has the interface of v7
   std::vector<std::unique_ptr<Guest>> guests_;
   std::vector<std::unique_ptr<strategy::VirtualInterface>> vifs_;
