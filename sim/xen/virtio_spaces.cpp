@@ -280,6 +280,9 @@ Task<VirtioSpaces::Status> VirtioSpaces::map(CpuPort& cpu, virtio::MapRequest re
 
 // Makes a mapping real. On failure nothing of it is left.
 Task<VirtioSpaces::Status> VirtioSpaces::install(CpuPort& cpu, Space& space, std::uint64_t first, Mapping mapping) {
+  // Devices that move together bring regions of theirs which are no endpoint's here.
+  const std::uint64_t pages = ((mapping.last - first) >> kPageLg2) + 1;
+  if (space.context->is_reserved(Dfn(Iova(first)), pages)) co_return Status::Invalid;
   std::optional<Backing> memory = backing(first, mapping);
   if (!memory) co_return Status::Fault;
   const unsigned levels = space.context->table->root().top_level + 1U;
@@ -288,7 +291,7 @@ Task<VirtioSpaces::Status> VirtioSpaces::install(CpuPort& cpu, Space& space, std
   co_await cpu.charge(CostId::TableRead, levels * memory->pieces.size());
   const Errno mapped = co_await xen_.replace_pages(cpu, domain_, *space.context, {}, std::move(memory->pieces));
   if (mapped == Errno::Ok) co_return Status::Ok;
-  SIM_CHECK(mapped != Errno::AddressInUse, "check() has found the range free, reserved regions included");
+  SIM_CHECK(mapped != Errno::AddressInUse, "the range holds neither a mapping nor a reserved region");
   // The first pages may be there; unmapping stops where they end.
   co_await xen_.replace_pages(cpu, domain_, *space.context, {1, AddressRange{first, mapping.last}}, {});
   co_return to_status(mapped);
