@@ -27,6 +27,12 @@ bool has_guest_queues(const scenario::StrategySetting& strategy) {
   return strategy.kind == scenario::StrategyKind::Nested && strategy.doorbell == scenario::Doorbell::GuestQueue;
 }
 
+std::optional<xen::ShadowSync> shadow_sync(const scenario::StrategySetting& strategy) {
+  if (!strategy.shadow) return std::nullopt;
+  return *strategy.shadow == scenario::ShadowSync::CachingMode ? xen::ShadowSync::CachingMode
+                                                               : xen::ShadowSync::WriteProtect;
+}
+
 const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind) {
   const strategy::StrategyDescriptor* found = strategy::find_strategy(scenario::to_string(kind));
   SIM_CHECK(found != nullptr, "every strategy of the schema is one of the strategies that there are");
@@ -60,7 +66,8 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
                                                                       : strategy::ApertureFlush::Map,
           .endpoints = strategy.endpoints == scenario::Endpoints::Virtual ? xen::EndpointKind::Virtual
                                                                           : xen::EndpointKind::Physical,
-          .guest_queue = has_guest_queues(strategy)};
+          .guest_queue = has_guest_queues(strategy),
+          .shadow = shadow_sync(strategy)};
 }
 
 guest::DmaApiOptions Guest::dma_api_options() const {

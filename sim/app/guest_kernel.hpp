@@ -101,5 +101,6 @@ class Guest {
 [[nodiscard]] bool has_guest_queues(const scenario::StrategySetting& strategy);
 // The strategy that a scenario names.
 [[nodiscard]] const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind);
+[[nodiscard]] std::optional<xen::ShadowSync> shadow_sync(const scenario::StrategySetting& strategy);
 
 }  // namespace iommu

@@ -108,8 +108,10 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
   require_supported(family, host_driver_.features, "");
   if (has_guest_queues(strategy)) require_one_unit_per_domain(scenario);
   if (const auto guest_driver = strategy_of(strategy.kind).guest_driver; guest_driver != nullptr)
-    require_supported(family, guest_driver(unit_features(scenario.platform.iommu), family).features,
-                      "the guest's unit: ");
+    require_supported(
+        family,
+        guest_driver(unit_features(scenario.platform.iommu), family, {.shadow = shadow_sync(strategy)}).features,
+        strategy.shadow == scenario::ShadowSync::CachingMode ? "shadow: caching_mode: " : "the guest's unit: ");
   for (const AddressRange& fixed : family.fixed_inputs)
     static_cast<void>(
         frames_.reserve(Mfn(Hpa(fixed.first)), (fixed.last - fixed.first + 1) >> kPageLg2));  // devices never reach it

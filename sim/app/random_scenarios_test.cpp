@@ -120,7 +120,10 @@ class RandomScenario {
            (defers ? ", deferred_flush: true" : "") + ", default_context: " + any({"identity", "blocked"}) +
            (guests_ == 1 ? "}, {kind: pv_iommu, label: pv_v3, rfc_version: v3" : "") +
            "}, {kind: nested, doorbell: " + any({"xen", "xen", "device_model", "device_model", "guest_queue"}) +
-           "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) + "}" + virtio() +
+           "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) +
+           "}, {kind: emulated_viommu, label: trapped, shadow: write_protect, placement: " +
+           any({"xen", "device_model"}) + "}, {kind: emulated_viommu, label: told" +
+           any({"", ", shadow: caching_mode"}) + "}" + virtio() +
            (guests_ == 1 ? flat_tables() : "") + "]\n";
   }
   std::string virtio() {

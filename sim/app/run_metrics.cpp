@@ -184,7 +184,9 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
     sum.hypercalls.insert(sum.hypercalls.end(), c.hypercalls.begin(), c.hypercalls.end());
     sum.traps.doorbell += c.traps.doorbell;
     sum.traps.register_access += c.traps.register_access;
+    sum.traps.table_store += c.traps.table_store;
     sum.traps.device_model += c.traps.device_model;
+    if (c.protected_pages) sum.protected_pages = sum.protected_pages.value_or(0) + *c.protected_pages;
     const auto kinds = by_kind(c.guest);
     for (std::size_t i = 0; i < kinds.size(); ++i) guest_commands[i] += kinds[i];
     guest_tables += guest->strategy().guest_table_bytes();
@@ -198,7 +200,12 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
   r.set("hypervisor.exits_per_io", per(as_double(sum.traps.total()), ios));
   r.set({"hypervisor.exits", "doorbell"}, as_double(sum.traps.doorbell));
   r.set({"hypervisor.exits", "register"}, as_double(sum.traps.register_access));
+  r.set({"hypervisor.exits", "table_store"}, as_double(sum.traps.table_store));
   r.set({"hypervisor.exits", "device_model"}, as_double(sum.traps.device_model));
+  if (sum.protected_pages) {
+    r.set("hypervisor.table_stores_per_io", per(as_double(sum.traps.table_store), ios));
+    r.set("guest.protected_pages", as_double(*sum.protected_pages));
+  }
   for (std::size_t i = 0; i < kCommandKinds.size(); ++i)
     r.set({"guest.commands", kCommandKinds[i]}, as_double(guest_commands[i]));
   r.set("memory.table_bytes", as_double(machine.xen().table_bytes() + guest_tables));

@@ -147,6 +147,7 @@ int run_verb(const RunArguments& arguments) {
   select(arguments, loaded.written);
   for (scenario::Variation& variation : loaded.variations) select(arguments, variation.scenario);
   const std::vector<PlannedRun> plan = scenario::plan_runs(loaded);
+  if (plan.empty()) throw ScenarioError({arguments.file + ": none of its strategies runs on the families asked for"});
   const std::size_t processors = std::max(1U, std::thread::hardware_concurrency());
   ProgressLine line(plan.size());
   const auto results = run_forked(

@@ -26,6 +26,9 @@ enum class Mark : std::uint8_t { Found, Derived, Memory, Guess };
   X(Hypercall,            "hypercall",              "guest to Xen and back by hypercall, without the work done there")    \
   X(VmExitMmio,           "vm_exit_mmio",           "trapped MMIO access: exit to Xen and return, without the work")      \
   X(MmioDecode,           "mmio_decode",            "decoding the trapped instruction and finding the emulated register") \
+  X(VmExitStore,          "vm_exit_store",          "trapped store to a write-protected page: exit to Xen and return, without the work") \
+  X(StoreEmulate,         "store_emulate",          "fetching, decoding and carrying out the trapped store")              \
+  X(P2mProtect,           "p2m_protect",            "protecting a guest page or letting go of it, with the flush of CPU TLBs") \
   X(DeviceModelExit,      "device_model_exit",      "from Xen to a user-space device model and back")                     \
   X(InterruptInject,      "interrupt_inject",       "delivering a virtual interrupt to a vCPU")                           \
   X(P2mLookup,            "p2m_lookup",             "gfn to mfn, with its lock")                                          \

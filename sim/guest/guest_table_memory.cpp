@@ -12,8 +12,7 @@ void GuestPages::exclude(Gfn first, std::uint64_t pages) {
 std::optional<std::uint64_t> GuestTableMemory::allocate(unsigned pages_lg2) {
   const auto block = pages_.allocate(pages_lg2);
   if (!block) return std::nullopt;
-  for (std::uint64_t i = 0; i < 1ULL << pages_lg2; ++i)
-    if (const auto host = memory_.translate(*block + kPageSize * i)) memory_.host().clear_page(Mfn(*host));
+  for (std::uint64_t i = 0; i < 1ULL << pages_lg2; ++i) memory_.clear_page(Gfn(*block) + i);
   in_use_ += 1ULL << pages_lg2;
   return block->value();
 }

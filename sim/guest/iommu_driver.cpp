@@ -88,7 +88,9 @@ class TableDmaSpace final : public DmaSpace {
     scope.range = AddressRange{range.first.value(), range.first.value() + range.length.value() - 1};
     return scope;
   }
+  // Follows the edit at once: its stores may have trapped.
   Task<void> charge(CpuPort& cpu, TableEdit edit) {
+    co_await driver_.settle_stores(cpu);
     co_await cpu.charge(CostId::TableRead, table_->root().top_level + 1U);  // one walk down, then along the last table
     co_await driver_.charge(cpu, edit);
   }
@@ -189,6 +191,7 @@ Task<DmaSpace*> IommuDriver::attach(CpuPort& cpu, RequesterId device) {
                          .domain = DomainTag(static_cast<std::uint32_t>(tag))};
   (setting_.driver.stage1 ? setting.stage1 : setting.stage2) = table->root();
   const TableEdit edit = driver_->attach(device, setting, tables_);
+  co_await settle_stores(cpu);
   co_await cpu.charge(CostId::ContextEntryWrite, edit.entries_written);
   if (edit.status != EditStatus::Ok) {
     for (const std::uint64_t page : table->detach_all_tables()) tables_.release(page, 0);
@@ -204,6 +207,10 @@ Task<DmaSpace*> IommuDriver::attach(CpuPort& cpu, RequesterId device) {
   if (all != scopes.end()) whole = *all;
   spaces_.push_back(std::make_unique<TableDmaSpace>(*this, std::move(table), whole));
   co_return spaces_.back().get();
+}
+
+Task<void> IommuDriver::settle_stores(CpuPort& cpu) {
+  if (StoreTrap* trap = memory_.store_trap(); trap != nullptr) co_await trap->settle(cpu);
 }
 
 Task<void> IommuDriver::charge(CpuPort& cpu, const TableEdit& edit) {

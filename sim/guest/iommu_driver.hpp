@@ -51,6 +51,8 @@ class IommuDriver {
   Task<bool> bring_up_own_queues(CpuPort& cpu, MmioPort& window);
   [[nodiscard]] QueueClient& queue_for(CpuId cpu, const std::vector<InvalidationScope>& scopes);
   Task<void> charge(CpuPort& cpu, const TableEdit& edit);
+  // The vCPU goes on when its stores to tables, should they be write-protected, have been emulated.
+  Task<void> settle_stores(CpuPort& cpu);
   [[nodiscard]] TableKind table_kind() const { return setting_.driver.stage1 ? TableKind::Stage1 : TableKind::Stage2; }
   // Not-present entries may be cached: maps must be invalidated too. Stage-1 entries never are.
   [[nodiscard]] bool flushes_after_map() const {

@@ -26,6 +26,7 @@ bool GuestMemory::write64(Gpa address, std::uint64_t value) {
   const auto host = translate(address);
   if (!host || !host_.contains(*host, kWord)) return false;
   host_.write64(*host, value);
+  note_store(address, Bytes(kWord));
   return true;
 }
 
@@ -34,7 +35,15 @@ bool GuestMemory::write32(Gpa address, std::uint32_t value) {
   const auto host = translate(address);
   if (!host || !host_.contains(*host, 4)) return false;
   host_.write32(*host, value);
+  note_store(address, 4_B);
   return true;
+}
+
+void GuestMemory::clear_page(Gfn frame) {
+  const auto host = frames_.memory_frame(frame);
+  if (!host) return;
+  host_.clear_page(*host);
+  note_store(frame.address(), kPageSize);
 }
 
 bool GuestMemory::contains(Gpa address, std::size_t bytes) const {
@@ -77,12 +86,20 @@ bool GuestMemory::read(Gpa address, std::span<std::byte> into) const {
 
 bool GuestMemory::write(Gpa address, std::span<const std::byte> from) {
   if (!contains(address, from.size())) return false;
-  return for_each_word(address, from.size(), [&](Hpa word, std::size_t first, std::size_t count, std::size_t done) {
-    WordBytes bytes{};
-    if (count < kWord) bytes = std::bit_cast<WordBytes>(host_.read64(word));
-    std::memcpy(bytes.data() + first, from.data() + done, count);
-    host_.write64(word, std::bit_cast<std::uint64_t>(bytes));
-  });
+  const bool done =
+      for_each_word(address, from.size(), [&](Hpa word, std::size_t first, std::size_t count, std::size_t offset) {
+        WordBytes bytes{};
+        if (count < kWord) bytes = std::bit_cast<WordBytes>(host_.read64(word));
+        std::memcpy(bytes.data() + first, from.data() + offset, count);
+        host_.write64(word, std::bit_cast<std::uint64_t>(bytes));
+      });
+  for (std::size_t at = 0; done && at < from.size();) {
+    const Gpa part = address + Bytes(at);
+    const std::size_t length = std::min(from.size() - at, kPageSize.value() - part.offset_in(kPageLg2));
+    note_store(part, Bytes(length));
+    at += length;
+  }
+  return done;
 }
 
 }  // namespace iommu

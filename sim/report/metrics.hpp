@@ -94,9 +94,13 @@ inline constexpr std::array kMetrics{
   MetricRow{"invalidation.induced_misses",   "1",  Better::Lower,   Digits::Integer, Shown::Always,  "Misses on pages still mapped whose entry an over-broad invalidation had removed"},
 
   MetricRow{"hypervisor.hypercalls",        "1",   Better::Lower,   Digits::Integer, Shown::Always,  "Hypercalls"},
-  MetricRow{"hypervisor.exits",             "1",   Better::Lower,   Digits::Integer, Shown::Always,  "Traps of guest accesses to emulated registers"},
+  MetricRow{"hypervisor.exits",             "1",   Better::Lower,   Digits::Integer, Shown::Always,  "Traps of guest accesses: to emulated registers, and stores to write-protected tables"},
   MetricRow{"hypervisor.hypercalls_per_io", "1",   Better::Lower,   Digits::Three,   Shown::Always,  "Hypercalls per I/O"},
   MetricRow{"hypervisor.exits_per_io",      "1",   Better::Lower,   Digits::Three,   Shown::Always,  "Traps per I/O"},
+  // Only where a guest's tables are write-protected.
+  MetricRow{"hypervisor.table_stores_per_io", "1", Better::Lower,   Digits::Three,   Shown::Always,  "Trapped stores to write-protected tables per I/O"},
+  MetricRow{"guest.protected_pages",        "1",   Better::Neither, Digits::Integer, Shown::InFiles, "Guest pages that are write-protected at the end: I/O page tables and parts of device tables"},
+
   MetricRow{"guest.maps",                   "1",   Better::Neither, Digits::Integer, Shown::InFiles, "dma_map calls"},
   MetricRow{"guest.unmaps",                 "1",   Better::Neither, Digits::Integer, Shown::InFiles, "dma_unmap calls"},
   MetricRow{"guest.flushes",                "1",   Better::Lower,   Digits::Integer, Shown::InFiles, "Flush-queue flushes of lazy unmapping"},
@@ -141,8 +145,8 @@ inline constexpr std::array<std::string_view, 13> kHypercallNames{
     "put_tce", "put_tce_indirect", "stuff_tce"};
 inline constexpr std::array<std::string_view, 3> kProposalNames{"batch", "batched_operations", "map_scattered"};
 inline constexpr std::array<std::string_view, 4> kArenaNames{"pages", "peak", "reserve_peak", "refused"};
-inline constexpr std::array<std::string_view, 3> kExitNames{"doorbell", "register", "device_model"};
 inline constexpr std::array<std::string_view, 6> kVirtioRequestNames{"unknown", "attach", "detach", "map", "unmap", "probe"};
+inline constexpr std::array<std::string_view, 4> kExitNames{"doorbell", "register", "table_store", "device_model"};
 inline constexpr std::array<std::string_view, 3> kWaitNames{"locks", "fences", "idle"};
 inline constexpr auto kCostKeys = [] {
   std::array<std::string_view, kCosts> keys{};

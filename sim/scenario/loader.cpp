@@ -368,6 +368,8 @@ std::vector<PlannedRun> plan_runs(const LoadedScenario& loaded) {
     const Variation& variation = loaded.variations[v];
     for (const std::string& family : variation.scenario.families)
       for (std::size_t s = 0; s < variation.scenario.strategies.size(); ++s) {
+        const std::vector<std::string>& only = variation.scenario.strategies[s].families;
+        if (!only.empty() && std::ranges::find(only, family) == only.end()) continue;
         // What has hardware of its own runs once, and says on what.
         const std::string own = own_unit(variation.scenario.strategies[s].kind);
         if (!own.empty() && family != variation.scenario.families.front()) continue;

@@ -361,10 +361,12 @@ enum class RfcVersion : std::uint8_t { V7, V3 };
 enum class PageOrder : std::uint8_t { Single, Explicit };
 // What a PV-IOMMU operation excludes while it works.
 enum class LockGranularity : std::uint8_t { Context, Domain, Iommu };
+enum class ShadowSync : std::uint8_t { CachingMode, WriteProtect };
 
 struct StrategySetting {
   StrategyKind kind = StrategyKind::Passthrough;
-  std::string label;  // distinct per scenario; the kind's name unless set
+  std::string label;                  // distinct per scenario; the kind's name unless set
+  std::vector<std::string> families;  // of the scenario's, those it runs on; empty: all
 
   // PvIommu
   RfcVersion rfc_version = RfcVersion::V7;
@@ -383,6 +385,8 @@ struct StrategySetting {
   Doorbell doorbell = Doorbell::Xen;
   // EmulatedViommu, VirtioIommu
   TrapTarget placement = TrapTarget::Xen;
+  // Absent: caching mode on families that have one, write protection on others.
+  std::optional<ShadowSync> shadow;
   // Swiotlb
   Bytes pool_size = 64_MiB;            // of the guest's memory
   std::optional<std::uint64_t> areas;  // of the pool, each with a lock; nullopt: one a vCPU

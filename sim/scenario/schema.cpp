@@ -359,6 +359,8 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
       "How guests get their DMA translated. A bare name takes every default.",
       {K::required("kind", at(&S::kind), word_type<StrategyKind>(kStrategyWords), "which one"),
        K::defaulted("label", at(&S::label), name_type("a label"), "its column in reports; the kind unless given"),
+       K::defaulted("families", at(&S::families), list_type(family_type(), 0),
+                    "of the scenario's families, those it runs on; all unless given"),
        K::defaulted(
            "rfc_version", at(&S::rfc_version), word_type<RfcVersion>({{"v7", RfcVersion::V7}, {"v3", RfcVersion::V3}}),
            "of the hypercall; v3: the hardware domain only, 256 pages a call, one lock per domain", "pv_iommu"),
@@ -408,6 +410,13 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
                     "nested"),
        K::defaulted("placement", at(&S::placement), word_type<TrapTarget>(kTrapWords), "where the unit is emulated",
                     "emulated_viommu, virtio_iommu"),
+       K::optional("shadow", at(&S::shadow),
+                   word_type<ShadowSync>(
+                       {{"caching_mode", ShadowSync::CachingMode}, {"write_protect", ShadowSync::WriteProtect}}),
+                   "how Xen learns what the guest maps. caching_mode: the guest invalidates after every map as well; "
+                   "write_protect: every store to its tables traps. Without it caching_mode on families that have one, "
+                   "else write_protect",
+                   "emulated_viommu"),
        K::defaulted("pool_size", at(&S::pool_size), size_type(256_KiB, 1_GiB),
                     "bounce buffers of the guest; a power of two", "swiotlb"),
        K::optional("areas", at(&S::areas), count_type({.minimum = 1, .maximum = 4096}),

@@ -33,7 +33,7 @@ class Hostile : public OnPairs {
       if (is(kNested))
         devices = std::make_unique<xen::NestedTranslation>(m.xen, *m.domain, unit);
       else
-        devices = std::make_unique<xen::ShadowTranslation>(m.xen, *m.domain, unit, family());
+        devices = std::make_unique<xen::ShadowTranslation>(m.xen, *m.domain, unit, family(), *strategy().shadow);
       unit.connect(*devices);
       for (const RequesterId device : {kNic, kDisk}) EXPECT_EQ(devices->add_device(device), xen::Errno::Ok);
       registers = *driver->bring_up(tables);
@@ -49,7 +49,7 @@ class Hostile : public OnPairs {
     }
     static DriverOptions guest_options() {
       DriverOptions options{.features = {}, .stage1 = is(kNested), .range_flush = RangeFlush::SmallestBlock};
-      options.features.caching_mode = true;
+      options.features.caching_mode = !is_write_protected();
       return options;
     }
     void bring_up() {
@@ -203,7 +203,7 @@ TEST_P(Hostile, GarbageNeverLeadsOutOfTheGuest) {
 
 // Every entry of the root leads back to the root. Kills: a walk that follows them for ever.
 class HostileNested : public Hostile {};
-ON_STRATEGIES(HostileNested, (std::array{&kNested}));
+ON_STRATEGIES(HostileNested, (std::array{Way(kNested)}));
 TEST_P(HostileNested, WalksThroughTablesThatContainThemselvesEnd) {
   Machine m(family(), strategy());
   Guest guest(m);

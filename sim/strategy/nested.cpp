@@ -12,7 +12,7 @@ namespace {
 // Xen learns of a guest's stage-1 root when its device-table entry is invalidated. Where entries that are not present
 // may be left out of invalidation, caching mode makes the guest announce them; families without it announce every
 // change.
-DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor& family) {
+DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor& family, const StrategyOptions&) {
   DriverOptions options{.features = host, .stage1 = true, .range_flush = RangeFlush::SmallestBlock};
   options.features.nested = false;
   options.features.further_queues = FurtherQueues::None;
@@ -24,7 +24,7 @@ DriverOptions guest_driver(const UnitFeatures& host, const FamilyDescriptor& fam
 }
 
 DriverOptions guest_driver_of(const StrategyEnvironment& environment) {
-  DriverOptions options = guest_driver(environment.host, environment.family);
+  DriverOptions options = guest_driver(environment.host, environment.family, environment.options);
   if (environment.options.guest_queue) options.features.further_queues = FurtherQueues::OneGuests;
   return options;
 }

@@ -11,6 +11,7 @@
 // | nested          | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped doorbell, Xen forwards;    |
 // |                 |                                         |                  | or a ring of the guest's own       |
 // | emulated_viommu | Xen's shadow of the guest's tables      | trapped doorbell | trapped doorbell                   |
+// |  write-protected| the same                                | trapped stores   | trapped stores, trapped doorbell   |
 // | virtio_iommu    | Xen's, one stage, one context a domain  | trapped kick     | trapped kick                       |
 // | tce             | one flat table a bus                    | a call, or store | a call, or store and flush on wrap |
 // | gart            | one flat table of one aperture          | store and flush  | store                              |
@@ -36,6 +37,7 @@
 #include "sim/xen/invalidation_counters.hpp"
 #include "sim/xen/iommu_op.hpp"
 #include "sim/xen/iommu_op_v3.hpp"
+#include "sim/xen/shadow_translation.hpp"
 #include "sim/xen/virtio_iommu.hpp"
 #include "sim/xen/virtual_unit.hpp"
 
@@ -70,6 +72,8 @@ struct StrategyOptions {
   xen::EndpointKind endpoints = xen::EndpointKind::Physical;
   // nested: what a ring of the guest's own can carry goes there, without a trap.
   bool guest_queue = false;
+  // emulated_viommu. Absent: caching mode where the family has one, else write protection.
+  std::optional<xen::ShadowSync> shadow{};
 };
 
 // What a strategy is built on; all outlives it.
@@ -99,7 +103,9 @@ struct StrategyCounters {
   std::uint64_t shadow_changes = 0;  // of them different: shadow entries written or removed
   std::uint64_t shadow_resyncs = 0;  // whole address spaces compared
   std::uint64_t refused_scans = 0;   // guest tables too large to be honest: their device is blocked
-  xen::InvalidationCounters guest;   // what the guest asked of its virtual unit
+  // Guest pages that are write-protected now; absent where none ever is.
+  std::optional<std::uint64_t> protected_pages{};
+  xen::InvalidationCounters guest;  // what the guest asked of its virtual unit
   std::optional<BounceCounters> bounce{};
   std::optional<xen::VirtioIommuCounters> virtio{};  // of a virtio-iommu
   // Beside iommu_op's, by name.
@@ -160,7 +166,8 @@ struct StrategyDescriptor {
   // How Xen must program the physical unit for it.
   DriverOptions (*host_driver)(const UnitFeatures& host) = nullptr;
   // How the guest programs its virtual unit; null: it has none.
-  DriverOptions (*guest_driver)(const UnitFeatures& host, const FamilyDescriptor& family) = nullptr;
+  DriverOptions (*guest_driver)(const UnitFeatures& host, const FamilyDescriptor& family,
+                                const StrategyOptions& options) = nullptr;
   std::unique_ptr<DmaStrategy> (*make)(const StrategyEnvironment& environment) = nullptr;
 };
 

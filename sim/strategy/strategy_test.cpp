@@ -33,7 +33,7 @@ TEST(Strategies, AreFoundByTheirOwnNameAndNoOther) {
 }
 
 class AnyStrategy : public OnPairs {};
-ON_STRATEGIES(AnyStrategy, kOnFamilies);
+ON_STRATEGIES(AnyStrategy, kAllWays);
 class Translating : public OnPairs {};
 ON_STRATEGIES(Translating, kTranslating);
 class WithTables : public OnPairs {};

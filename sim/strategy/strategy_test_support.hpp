@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -213,6 +214,21 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
   std::vector<Leaf> leaves_;
 };
 
+// A strategy, in one of its variants.
+struct Way {
+  const StrategyDescriptor* descriptor = nullptr;
+  std::optional<xen::ShadowSync> shadow{};
+  std::string_view variant{};
+
+  Way(const StrategyDescriptor& strategy) : descriptor(&strategy) {}  // NOLINT(google-explicit-constructor)
+  Way(const StrategyDescriptor& strategy, xen::ShadowSync how, std::string_view name)
+      : descriptor(&strategy), shadow(how), variant(name) {}
+  [[nodiscard]] bool is_write_protected() const { return shadow == xen::ShadowSync::WriteProtect; }
+};
+// Caching mode on every family: what refuses it is the machine, not the mechanism.
+inline const Way kShadowTold{kEmulatedViommu, xen::ShadowSync::CachingMode, ""};
+inline const Way kShadowTrapped{kEmulatedViommu, xen::ShadowSync::WriteProtect, "_write_protect"};
+
 struct MachineOptions {
   StrategyOptions strategy{};
   guest::Unmapping unmapping = guest::Unmapping::Strict;
@@ -240,11 +256,11 @@ class Machine {
     std::unique_ptr<guest::DmaApi> api;
   };
 
-  Machine(const FamilyDescriptor& family, const StrategyDescriptor& strategy, const MachineOptions& options = {})
+  Machine(const FamilyDescriptor& family, const Way& way, const MachineOptions& options = {})
       : options_(options),
         family_(family),
-        host_driver_(strategy.host_driver(options.host)),
-        copies_(&strategy == &kSwiotlb),
+        host_driver_(way.descriptor->host_driver(options.host)),
+        copies_(way.descriptor == &kSwiotlb),
         pages(kKernelPages, options.kernel_pages),
         unit(family, host_driver_.features, host),
         xen(host, frames_, {.seed = 5}),
@@ -258,15 +274,16 @@ class Machine {
                                 .privilege = is_v3 ? xen::Privilege::HardwareDomain : xen::Privilege::Guest,
                                 .backing = options.backing,
                                 .page_lg2 = options.page_lg2,
-                                .default_context = strategy.default_context});
+                                .default_context = way.descriptor->default_context});
     if (is_v3) EXPECT_EQ(hypercall_v3.set_up(*domain, 4, 8), xen::Errno::Ok);
     // Another guest, so that there is somebody else's memory to reach by mistake.
-    other = xen.create_domain({.name = "other", .memory = 1_MiB, .default_context = strategy.default_context});
+    other = xen.create_domain({.name = "other", .memory = 1_MiB, .default_context = way.descriptor->default_context});
     for (const RequesterId device : {kNic, kDisk})
       EXPECT_EQ(xen.assign_device(cpu, *domain, {.requester = device}).run(), xen::Errno::Ok);
     options_.strategy.pool_size = std::min(options_.strategy.pool_size, kPool);
-    strategy_ =
-        strategy.make({xen, hypercall, *domain, pages, family, options.host, options_.strategy, warden, &hypercall_v3});
+    if (way.shadow) options_.strategy.shadow = way.shadow;
+    strategy_ = way.descriptor->make(
+        {xen, hypercall, *domain, pages, family, options.host, options_.strategy, warden, &hypercall_v3});
   }
   ~Machine() { EXPECT_FALSE(cpu.would_block()) << "somebody waits for a lock or a fence that never comes"; }
   Machine(const Machine&) = delete;
@@ -422,15 +439,18 @@ class StateWatch {
 };
 
 // Suites over strategies and families.
-using Pair = std::tuple<const StrategyDescriptor*, const FamilyDescriptor*>;
+using Pair = std::tuple<Way, const FamilyDescriptor*>;
 inline std::string pair_name(const testing::TestParamInfo<Pair>& info) {
-  return std::string(std::get<0>(info.param)->name) + "_" + std::string(std::get<1>(info.param)->name);
+  const Way& way = std::get<0>(info.param);
+  return std::string(way.descriptor->name) + std::string(way.variant) + "_" +
+         std::string(std::get<1>(info.param)->name);
 }
 class OnPairs : public testing::TestWithParam<Pair> {
  protected:
-  [[nodiscard]] static const StrategyDescriptor& strategy() { return *std::get<0>(GetParam()); }
+  [[nodiscard]] static const Way& strategy() { return std::get<0>(GetParam()); }
   [[nodiscard]] static const FamilyDescriptor& family() { return *std::get<1>(GetParam()); }
-  [[nodiscard]] static bool is(const StrategyDescriptor& which) { return &strategy() == &which; }
+  [[nodiscard]] static bool is(const StrategyDescriptor& which) { return strategy().descriptor == &which; }
+  [[nodiscard]] static bool is_write_protected() { return strategy().is_write_protected(); }
   // Guest frames and machine frames differ; where a buffer's machine frames must follow one another, they do.
   static MachineOptions plain() {
     MachineOptions options;
@@ -443,18 +463,30 @@ class OnPairs : public testing::TestWithParam<Pair> {
   }
 };
 // Those that run on every family.
-inline constexpr std::array kOnFamilies{&kPassthrough, &kSwiotlb,        &kGrants,     &kPvIommu,
-                                        &kNested,      &kEmulatedViommu, &kVirtioIommu};
-inline constexpr std::array kTranslating{&kPvIommu, &kNested, &kEmulatedViommu, &kVirtioIommu};
+inline const std::vector<Way> kAllWays{Way(kPassthrough), Way(kSwiotlb), Way(kGrants), Way(kPvIommu), Way(kNested),
+                                       kShadowTold, kShadowTrapped, Way(kVirtioIommu)};
+inline const std::array<Way, 5> kTranslating{Way(kPvIommu), Way(kNested), kShadowTold, kShadowTrapped,
+                                             Way(kVirtioIommu)};
 // Whose map fails visibly, and whose unmap takes any part of what is mapped.
-inline constexpr std::array kWithTables{&kPvIommu, &kNested, &kEmulatedViommu};
-inline constexpr std::array kVirtualUnits{&kNested, &kEmulatedViommu};
+inline const std::array<Way, 4> kWithTables{Way(kPvIommu), Way(kNested), kShadowTold, kShadowTrapped};
+inline const std::array<Way, 3> kVirtualUnits{Way(kNested), kShadowTold, kShadowTrapped};
+template <class List>
+std::vector<Way> ways(const List& list) {
+  std::vector<Way> all;
+  for (const auto& each : list) {
+    if constexpr (std::is_pointer_v<std::decay_t<decltype(each)>>)
+      all.emplace_back(*each);
+    else
+      all.push_back(each);
+  }
+  return all;
+}
 
 }  // namespace iommu::strategy::test
 
 #define ON_STRATEGIES(suite, strategies)                                                           \
   INSTANTIATE_TEST_SUITE_P(                                                                        \
       All, suite,                                                                                  \
-      testing::Combine(testing::ValuesIn(strategies),                                              \
+      testing::Combine(testing::ValuesIn(::iommu::strategy::test::ways(strategies)),               \
                        testing::ValuesIn(::iommu::families().begin(), ::iommu::families().end())), \
       ::iommu::strategy::test::pair_name)

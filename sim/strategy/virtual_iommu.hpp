@@ -31,6 +31,7 @@ class VirtualIommu : public DmaStrategy {
   Task<xen::Errno> start(CpuPort& cpu) override { co_return co_await bring_up(cpu, nullptr); }
   Task<guest::DmaSpace*> attach(CpuPort& cpu, RequesterId device) override {
     if (translation_.add_device(device) != xen::Errno::Ok) co_return nullptr;
+    co_await device_added(cpu);
     co_return co_await driver_.attach(cpu, device);
   }
   [[nodiscard]] xen::VirtualUnit* virtual_unit() override { return &unit_; }
@@ -54,6 +55,8 @@ class VirtualIommu : public DmaStrategy {
     const bool up = co_await driver_.bring_up(cpu, window);
     co_return up ? xen::Errno::Ok : xen::Errno::NoMemory;
   }
+  // A device came behind the unit, which the guest may have enabled long ago.
+  virtual Task<void> device_added(CpuPort&) { co_return; }
   [[nodiscard]] const Translation& translation() const { return translation_; }
   [[nodiscard]] Translation& translation() { return translation_; }
 

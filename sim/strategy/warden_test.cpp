@@ -358,6 +358,7 @@ TEST_P(Cheats, HonestSoftwareIsNotAccused) {
 TEST_P(Cheats, AMissingFlushIsCaught) {
   Machine m(family(), strategy(), {.strategy = {.deferred_flush = true}});
   Machine::Device& nic = m.attach(kNic, with<NeverFlushes>());
+  m.map(nic, kBuffer);  // so that no table empties, which Xen flushes of its own accord
   const DmaMapping mapped = m.map(nic, kBuffer);
   EXPECT_TRUE(m.dma(kNic, mapped.address));
   m.unmap(nic, mapped.address);
@@ -368,11 +369,12 @@ TEST_P(Cheats, AMissingFlushIsCaught) {
 TEST_P(Cheats, ReuseWithoutAFlushIsCaught) {
   Machine m(family(), strategy(), {.strategy = {.deferred_flush = true}});
   Machine::Device& nic = m.attach(kNic, with<NeverFlushes>());
+  m.map(nic, kBuffer);  // so that no table empties, which Xen flushes of its own accord
   const DmaMapping mapped = m.map(nic, kBuffer);
   EXPECT_TRUE(m.dma(kNic, mapped.address));
   m.unmap(nic, mapped.address);
   ASSERT_EQ(m.map(nic, kBuffer + 64_KiB).address, mapped.address);
-  if (is(kEmulatedViommu)) {
+  if (is(kEmulatedViommu) && !is_write_protected()) {
     // Caching mode: the map is announced as well, and Xen finds the shadow to be another.
     EXPECT_EQ(m.dma(kNic, mapped.address), m.host_address(kBuffer + 64_KiB));
     return;
@@ -419,6 +421,7 @@ TEST_P(Cheats, APageLeftMappedIsCaught) {
 TEST_P(Cheats, TheExposureOfLazyUnmappingIsMeasured) {
   Machine m(family(), strategy(), lazy());
   Machine::Device& nic = m.attach(kNic);
+  m.map(nic, kBuffer);  // so that no table empties, which Xen flushes of its own accord
   const DmaMapping early = m.map(nic, kBuffer);
   const DmaMapping late = m.map(nic, kBuffer, 8_KiB);
   EXPECT_TRUE(m.dma(kNic, early.address));

@@ -6,6 +6,7 @@
 // Editing is instantaneous and returns what was done, in countable steps; the caller charges CPU time for them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
@@ -93,6 +94,25 @@ struct LeafScan {
   std::optional<std::uint64_t> resume_at;  // absent: the range is finished
 };
 
+// One table of a tree, as it stands in it: entry i, of 8 bytes, decides about the inputs from
+// input.first + (i << span_lg2) to the next entry's. The same memory may stand in several places.
+struct TableSpan {
+  static constexpr std::uint64_t kEntryBytes = 8;
+  std::uint64_t address = 0;
+  Bytes length;
+  Level level = 0;
+  std::uint8_t span_lg2 = kPageLg2;
+  AddressRange input;
+  // What the entries that [first, last] touches decide about; the range overlaps the table.
+  [[nodiscard]] AddressRange inputs_of(AddressRange stored) const {
+    const std::uint64_t end = address + length.value() - 1;
+    const std::uint64_t first = (std::max(stored.first, address) - address) / kEntryBytes;
+    const std::uint64_t last = (std::min(stored.last, end) - address) / kEntryBytes;
+    return {input.first + (first << span_lg2), input.first + (last << span_lg2) + ((1ULL << span_lg2) - 1)};
+  }
+  friend constexpr bool operator==(const TableSpan&, const TableSpan&) = default;
+};
+
 // One page table, editable. Created by a TableDriver; owns no memory until told to (release_all).
 class PageTable {
  public:
@@ -110,6 +130,10 @@ class PageTable {
   // a table that contains itself makes 2^36 leaves out of one page. `max_entries` is at least 8.
   virtual LeafScan scan_leaves(AddressRange range, std::uint64_t max_entries,
                                const std::function<void(const MappedLeaf&)>& visit) const = 0;
+  // The tables that stand in a part of the range, the root first, every table before those below it. Bounded like
+  // scan_leaves(), but it is over when it meets its bound: `resume_at` then says no more than that.
+  virtual LeafScan scan_tables(AddressRange range, std::uint64_t max_entries,
+                               const std::function<void(const TableSpan&)>& visit) const = 0;
   // Pages of table memory in use, the root included.
   [[nodiscard]] virtual std::uint64_t table_pages() const = 0;
   // All tables, for release after their last fence. The table is unusable afterwards.

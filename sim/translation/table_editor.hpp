@@ -85,6 +85,11 @@ class TableEditor final : public PageTable {
     return reader_.scan(range, max_entries, visit);
   }
 
+  LeafScan scan_tables(AddressRange range, std::uint64_t max_entries,
+                       const std::function<void(const TableSpan&)>& visit) const override {
+    return reader_.scan_tables(range, max_entries, visit);
+  }
+
   std::vector<std::uint64_t> detach_all_tables() override {
     std::vector<std::uint64_t> pages;
     for (const std::uint64_t table : contents_.drop_all())

@@ -121,10 +121,50 @@ class TableReader {
     return result;
   }
 
+  LeafScan scan_tables(AddressRange range, std::uint64_t max_entries,
+                       const std::function<void(const TableSpan&)>& visit) const {
+    LeafScan result;
+    const TableSpan top = span_of({root_.address, root_.top_level}, 0);
+    visit(top);
+    scan_below(top, range, max_entries, visit, result);
+    return result;
+  }
+
  private:
-  // Whether `input` has its entry in the table at the path's end.
+  [[nodiscard]] TableSpan span_of(TableStep at, std::uint64_t input) const {
+    const unsigned lg2 =
+        at.level == geometry_.top_level ? geometry_.input_bits : format_.span_lg2(static_cast<Level>(at.level + 1));
+    const unsigned span_lg2 = format_.span_lg2(at.level);
+    const std::uint64_t inside = lg2 >= 64 ? ~0ULL : (1ULL << lg2) - 1;
+    return {.address = at.table,
+            .length = Bytes(TableSpan::kEntryBytes << (lg2 - span_lg2)),
+            .level = at.level,
+            .span_lg2 = static_cast<std::uint8_t>(span_lg2),
+            .input = {input, input | inside}};
+  }
+  // The tables below one; levels descend, so this ends.
+  void scan_below(const TableSpan& table, AddressRange range, std::uint64_t max_entries,
+                  const std::function<void(const TableSpan&)>& visit, LeafScan& result) const {
+    if (table.level == 0 || !table.input.overlaps(range)) return;
+    const std::uint64_t last = std::min(range.last, table.input.last) >> table.span_lg2;
+    for (std::uint64_t i = std::max(range.first, table.input.first) >> table.span_lg2; i <= last; ++i) {
+      const std::uint64_t input = i << table.span_lg2;
+      if (result.entries_read >= max_entries) result.resume_at = input;
+      if (result.resume_at) return;
+      ++result.entries_read;
+      const std::uint64_t entry = memory_.read64(table.address + format_.entry_offset(table.level, input));
+      const DecodedEntry decoded = decode(entry, table.level, input);
+      if (decoded.kind != EntryKind::Table) continue;
+      const TableSpan below = span_of({decoded.address, decoded.next_level}, input);
+      visit(below);
+      scan_below(below, range, max_entries, visit, result);
+    }
+  }
+
+  // Whether `input` has its entry in the table at the path's end. Where levels are skipped that is less than its
+  // parent's entry spans.
   [[nodiscard]] bool same_table(const TablePath& path, std::uint64_t input) const {
-    const unsigned table_lg2 = format_.span_lg2(path.parent().level);
+    const unsigned table_lg2 = format_.span_lg2(static_cast<Level>(path.back().level + 1));
     return (path.input ^ input) >> table_lg2 == 0;
   }
   [[nodiscard]] std::optional<MappedLeaf> leaf_of(const TablePath& path, const DecodedEntry& found) const {

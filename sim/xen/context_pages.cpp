@@ -4,23 +4,13 @@
 #include <utility>
 
 #include "sim/xen/hypervisor.hpp"
+#include "sim/xen/table_frames.hpp"
 
 namespace iommu::xen {
 
 namespace {
 AddressRange bytes_of(Dfn first, std::uint64_t pages) {
   return {first.address().value(), first.address().value() + (pages << kPageLg2) - 1};
-}
-
-// Machine frames of the mapped pages of a range, ascending by input address.
-std::vector<Mfn> frames_behind(const PageTable& table, AddressRange range) {
-  std::vector<Mfn> frames;
-  table.for_each_leaf(range, [&](const MappedLeaf& leaf) {
-    const std::uint64_t end = leaf.input + (1ULL << leaf.page_lg2);
-    for (std::uint64_t at = std::max(leaf.input, range.first); at < end && at < range.last; at += kPageSize.value())
-      frames.push_back(Mfn(Hpa(leaf.output + (at - leaf.input))));
-  });
-  return frames;
 }
 
 std::uint64_t tables_to_shatter(const PageTable& table, AddressRange range) {
@@ -282,48 +272,6 @@ Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& doma
   }
   cpu.release(context.lock);
   co_return answers;
-}
-
-Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& context,
-                                      std::vector<AddressRange> removed, std::vector<Piece> added) {
-  co_await cpu.acquire(context.lock);
-  TableEdit edit;
-  std::vector<Mfn> dropped;
-  AddressRange hull{~0ULL, 0};
-  for (const AddressRange& range : removed) {
-    std::vector<Mfn> frames = frames_behind(*context.table, range);
-    const TableEdit step =
-        context.table->unmap(range.first, Bytes(range.last - range.first + 1), ReclaimTables::WhenEmpty);
-    frames.resize(std::min<std::size_t>(frames.size(), step.pages_done));
-    std::erase_if(frames, [&](Mfn frame) { return !holds_reference(frame.address().value()); });
-    dropped.insert(dropped.end(), frames.begin(), frames.end());
-    edit.merge(step);
-    hull = {std::min(hull.first, range.first), std::max(hull.last, range.last)};
-  }
-  std::uint64_t references = 0;
-  for (const Piece& piece : added) {
-    if (edit.status != EditStatus::Ok) break;
-    const Bytes length(piece.input.last - piece.input.first + 1);
-    const TableEdit step = context.table->map({.input = piece.input.first,
-                                               .output = piece.machine.value(),
-                                               .length = length,
-                                               .permissions = piece.permissions,
-                                               .max_page_lg2 = domain.setting.page_lg2});
-    for (std::uint64_t i = 0; i < step.pages_done; ++i) {
-      if (!holds_reference((Mfn(piece.machine) + i).address().value())) continue;
-      references_.take(Mfn(piece.machine) + i);
-      ++references;
-    }
-    edit.merge(step);
-    hull = {std::min(hull.first, piece.input.first), std::max(hull.last, piece.input.last)};
-  }
-  co_await charge_edit(cpu, edit);
-  co_await cpu.charge(CostId::PageReference, references + dropped.size());
-  const Errno status = to_errno(edit.status);
-  if (hull.first <= hull.last) co_await flush_edit(cpu, domain, context, hull, edit);
-  for (const Mfn frame : dropped) references_.drop(frame);
-  cpu.release(context.lock);
-  co_return status;
 }
 
 // DEVIATION(grants-002): new rights take two writes at one instant, where Xen overwrites the entry.

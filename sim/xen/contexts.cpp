@@ -92,6 +92,8 @@ Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, st
     co_await cpu.charge(CostId::PageReference, dropped);
   }
   for (const Mfn frame : dead.deferred_frames) references_.drop(frame);
+  for (const IoContext::Removed& gone : dead.removed)
+    for (const Mfn frame : gone.frames) references_.drop(frame);
   if (dead.table) {
     for (const std::uint64_t page : dead.table->detach_all_tables()) dead.table_memory->release(page);
     for (const std::uint64_t page : dead.deferred_tables) dead.table_memory->release(page);

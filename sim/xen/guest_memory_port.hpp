@@ -24,6 +24,7 @@ class GuestMemoryPort final : public MemoryPort {
     access.address = *host;
     memory_.host().perform(access);
     access.address = guest_address;
+    if (access.op != MemoryOp::Read) memory_.note_store(Gpa(access.address.value()), Bytes(access.bytes));
     return true;
   }
 

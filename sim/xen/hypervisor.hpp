@@ -159,14 +159,17 @@ class Hypervisor {
   // Invalidates what an edit of a context's table made necessary; then releases the tables that it freed.
   Task<void> flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range, TableEdit edit);
   // Changes a context's table as a shadow does: removes the ranges, then adds the pieces, with one flush at the end for
-  // what was removed. Moves page references along.
+  // what was removed. Moves page references along. With UnmapFlush::Later the flush and the references of what was
+  // removed wait for flush_removed(), unless a table went: a walk cache would go on using it and miss what comes next.
   struct Piece {
     AddressRange input;
     Hpa machine;
     Permissions permissions;
   };
   Task<Errno> replace_pages(CpuPort& cpu, Domain& domain, IoContext& context, std::vector<AddressRange> removed,
-                            std::vector<Piece> added);
+                            std::vector<Piece> added, UnmapFlush flush = UnmapFlush::Now);
+  // Invalidates what replace_pages() removed from the range, if there is anything, and lets go of it.
+  Task<void> flush_removed(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range);
   // Points the page at a machine frame's own address (dfn = mfn) at that frame, or at nothing, with its own flush.
   Task<Errno> set_identity_page(CpuPort& cpu, Domain& domain, IoContext& context, Mfn frame,
                                 std::optional<Permissions> permissions);

@@ -58,6 +58,18 @@ struct IoContext {
   std::vector<std::uint64_t> deferred_tables;
   std::vector<Mfn> deferred_frames;
 
+  // Removed from a shadow without a flush: pages from `first` on whose frames stay taken until flush_removed().
+  struct Removed {
+    std::uint64_t first = 0;
+    std::vector<Mfn> frames;
+  };
+  std::vector<Removed> removed;
+  [[nodiscard]] std::uint64_t removed_pages() const {
+    std::uint64_t pages = 0;
+    for (const Removed& r : removed) pages += r.frames.size();
+    return pages;
+  }
+
   struct Reserved {
     ReservedRegion region;
     std::uint32_t users = 0;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <unordered_set>
 #include <vector>
 
 #include "sim/base/address.hpp"
@@ -40,12 +41,19 @@ class P2m final : public FrameMap {
   // The guest frame of its own memory that is this machine frame.
   [[nodiscard]] std::optional<Gfn> frame_of(Mfn machine) const;
   [[nodiscard]] std::optional<Mfn> memory_frame(Gfn frame) const override;
+  // DEVIATION(shadow-001): only CPUs' stores trap. Xen gives such a page a type of its own, for which DMA by way of the
+  // p2m is refused; here a device may write it, and nobody notices.
+  void write_protect(Gfn frame) { protected_.insert(frame); }
+  void allow_writes(Gfn frame) { protected_.erase(frame); }
+  [[nodiscard]] bool is_write_protected(Gfn frame) const override { return protected_.contains(frame); }
+  [[nodiscard]] std::size_t write_protected_frames() const { return protected_.size(); }
   [[nodiscard]] const std::vector<P2mExtent>& extents() const { return extents_; }
 
  private:
   // The first extent that ends after `frame`.
   [[nodiscard]] std::vector<P2mExtent>::const_iterator first_reaching(Gfn frame) const;
   std::vector<P2mExtent> extents_;  // ascending, disjoint
+  std::unordered_set<Gfn> protected_;
 };
 
 }  // namespace iommu::xen

@@ -4,30 +4,27 @@
 #include <algorithm>
 #include <utility>
 
+#include "sim/xen/guest_table_view.hpp"
+
 namespace iommu::xen {
 
 namespace {
 constexpr AddressRange kEverything{};
+constexpr std::uint64_t kEntriesPerPage = 512;
 
-// A guest's tables for reading: counts the pages that Xen has to map to see them.
-class GuestTableView final : public TableMemory {
+// Remembers where it was read.
+class RecordingPort final : public MemoryPort {
  public:
-  explicit GuestTableView(const GuestMemory& memory) : memory_(memory) {}
-  std::uint64_t read64(std::uint64_t address) override {
-    const std::uint64_t page = address >> kPageLg2;
-    if (page != last_page_) ++page_changes_;
-    last_page_ = page;
-    return memory_.read64(Gpa(address)).value_or(0);
+  explicit RecordingPort(MemoryPort& memory) : memory_(memory) {}
+  bool begin(MemoryAccess& access) override {
+    read_.push_back({access.address.value(), access.address.value() + access.bytes - 1});
+    return memory_.begin(access);
   }
-  void write64(std::uint64_t, std::uint64_t) override {}
-  std::optional<std::uint64_t> allocate(unsigned) override { return std::nullopt; }
-  void release(std::uint64_t, unsigned) override {}
-  [[nodiscard]] std::uint64_t page_changes() const { return page_changes_; }
+  [[nodiscard]] const std::vector<AddressRange>& read() const { return read_; }
 
  private:
-  const GuestMemory& memory_;
-  std::uint64_t last_page_ = ~0ULL;
-  std::uint64_t page_changes_ = 0;
+  MemoryPort& memory_;
+  std::vector<AddressRange> read_;
 };
 
 AddressRange clip(AddressRange a, AddressRange b) { return {std::max(a.first, b.first), std::min(a.last, b.last)}; }
@@ -101,14 +98,88 @@ struct Difference {
 }  // namespace
 
 ShadowTranslation::ShadowTranslation(Hypervisor& xen, Domain& domain, VirtualUnit& unit, const FamilyDescriptor& family,
-                                     ShadowLimits limits)
+                                     ShadowSync how, ShadowLimits limits)
     : VirtualDevices(xen, domain, unit),
+      how_(how),
       limits_(limits),
-      reader_(family.make_driver({.features = unit.features(), .stage1 = false})) {}
+      reader_(family.make_driver({.features = unit.features(), .stage1 = false})),
+      protected_(domain.memory, domain.p2m, *reader_,
+                 {.tables = limits.entries / kEntriesPerPage, .entries = limits.entries}) {
+  if (how == ShadowSync::WriteProtect) domain.memory.trap_stores(&unit);
+}
+
+ShadowTranslation::~ShadowTranslation() {
+  if (how_ == ShadowSync::WriteProtect) domain_.memory.trap_stores(nullptr);
+}
+
+// Stores ------------------------------------------------------------------------------------------------------------
+
+std::vector<TableChange> ShadowTranslation::on_store(Gpa address, Bytes length) {
+  return protected_.on_store(address, length);
+}
+
+Task<void> ShadowTranslation::tables_changed(CpuPort& cpu, std::vector<TableChange> changes) {
+  for (const TableChange& change : changes)
+    for (const auto& device : devices_)
+      if (device->requester == change.device) co_await apply(cpu, *device, change);
+  co_await charge_protection(cpu);
+}
+
+Task<void> ShadowTranslation::apply(CpuPort& cpu, Device& device, TableChange change) {
+  if (change.kind == TableChange::Kind::DeviceEntry) co_await refresh(cpu, device);
+  if (change.kind == TableChange::Kind::DeviceEntry || !device.guest) co_return;
+  Errno status = Errno::TooBig;
+  if (change.kind == TableChange::Kind::TooMany)
+    ++counters_.refused_scans;
+  else
+    status = co_await sync(cpu, device,
+                           {.root = device.guest->stage2,
+                            .range = change.input,
+                            .flush = UnmapFlush::Later,
+                            .known_tables = change.known_tables});
+  if (status != Errno::Ok) {
+    ++refused_;
+    co_await block(cpu, device);
+  } else if (device.translation->removed_pages() > limits_.removed_pages) {
+    co_await xen_.flush_removed(cpu, domain_, *device.translation, kEverything);
+  }
+}
+
+Task<ContextResult> ShadowTranslation::read_context(Device& device, TranslationRequest request) {
+  RecordingPort memory(unit_.guest_memory());
+  ContextResult found = co_await unit_.core().find_context(request, memory);
+  if (how_ == ShadowSync::WriteProtect) protected_.watch_entry(device.requester, memory.read());
+  co_return found;
+}
+
+Task<void> ShadowTranslation::left(CpuPort& cpu, Device& device) {
+  protected_.forget(device.requester);
+  if (!unit_.core().is_translating()) protected_.watch_entry(device.requester, {});
+  co_await charge_protection(cpu);
+  // No device is inside any more, and no cache knows it: this lets go of frames.
+  co_await xen_.flush_removed(cpu, domain_, *device.translation, kEverything);
+}
+
+Task<void> ShadowTranslation::charge_protection(CpuPort& cpu) {
+  const std::uint64_t changes = protected_.take_permission_changes();
+  if (changes != 0) co_await cpu.charge(CostId::P2mProtect, changes);
+}
+
+// Announcements -----------------------------------------------------------------------------------------------------
 
 Task<Errno> ShadowTranslation::adopt(CpuPort& cpu, Device& device, const Context& guest) {
-  if (device.guest && device.guest->stage2 == guest.stage2) co_return Errno::Ok;
-  co_return co_await sync(cpu, device, guest.stage2, kEverything);
+  const TableRoot root = guest.stage2;
+  if (device.guest && device.guest->stage2 == root) co_return Errno::Ok;
+  if (how_ == ShadowSync::WriteProtect) {
+    // Before they are read: what the guest changes from here on traps.
+    if (!protected_.follow(device.requester, root)) {
+      ++counters_.refused_scans;
+      co_return Errno::TooBig;
+    }
+    co_await charge_protection(cpu);
+    co_await xen_.flush_removed(cpu, domain_, *device.translation, kEverything);
+  }
+  co_return co_await sync(cpu, device, {.root = root, .range = kEverything});
 }
 
 Task<void> ShadowTranslation::invalidate_translations(CpuPort& cpu, std::vector<InvalidationScope> scopes) {
@@ -116,22 +187,29 @@ Task<void> ShadowTranslation::invalidate_translations(CpuPort& cpu, std::vector<
     for (const InvalidationScope& scope : scopes) {
       if (!device->guest || scope.kind != InvalidationKind::Iotlb) continue;
       if (!matches(scope, {.domain = device->guest->domain, .asid = scope.asid})) continue;
-      const AddressRange range = scope.range ? whole_pages(*scope.range) : kEverything;
-      const Errno status = co_await sync(cpu, *device, device->guest->stage2, range);
-      if (status == Errno::Ok) continue;
-      ++refused_;
-      co_await block(cpu, *device);
+      co_await invalidate_device(cpu, *device, scope.range ? whole_pages(*scope.range) : kEverything);
     }
 }
 
-// Brings the shadow up to date over a range.
-Task<Errno> ShadowTranslation::sync(CpuPort& cpu, Device& device, TableRoot root, AddressRange range) {
-  if (range == kEverything)
+Task<void> ShadowTranslation::invalidate_device(CpuPort& cpu, Device& device, AddressRange range) {
+  if (how_ == ShadowSync::WriteProtect) {
+    co_await xen_.flush_removed(cpu, domain_, *device.translation, range);
+    co_return;
+  }
+  const Errno status = co_await sync(cpu, device, {.root = device.guest->stage2, .range = range});
+  if (status == Errno::Ok) co_return;
+  ++refused_;
+  co_await block(cpu, device);
+}
+
+// Brings the shadow up to date over a part of the space.
+Task<Errno> ShadowTranslation::sync(CpuPort& cpu, Device& device, Part part) {
+  if (part.range == kEverything)
     ++counters_.resyncs;
   else
     ++counters_.syncs;
-  GuestPieces guest = co_await read_guest(cpu, root, range);
-  std::vector<Piece> shadow = co_await read_shadow(cpu, *device.translation, range);
+  GuestPieces guest = co_await read_guest(cpu, part);
+  std::vector<Piece> shadow = co_await read_shadow(cpu, *device.translation, part.range);
   const std::vector<AddressRange> reserved = reserved_for(device);
   cut_out(guest.pieces, reserved);
   cut_out(shadow, reserved);
@@ -145,7 +223,8 @@ Task<Errno> ShadowTranslation::sync(CpuPort& cpu, Device& device, TableRoot root
   for (const AddressRange& gone : difference.removed) counters_.changed += pages_in(gone);
   Errno status = Errno::Ok;
   if (!added.empty() || !difference.removed.empty())
-    status = co_await xen_.replace_pages(cpu, domain_, *device.translation, difference.removed, std::move(added));
+    status = co_await xen_.replace_pages(cpu, domain_, *device.translation, difference.removed, std::move(added),
+                                         part.flush);
   co_return guest.refused ? Errno::TooBig : status;
 }
 
@@ -164,14 +243,14 @@ std::vector<AddressRange> ShadowTranslation::reserved_for(const Device& device) 
   return ranges;
 }
 
-Task<ShadowTranslation::GuestPieces> ShadowTranslation::read_guest(CpuPort& cpu, TableRoot root, AddressRange range) {
+Task<ShadowTranslation::GuestPieces> ShadowTranslation::read_guest(CpuPort& cpu, Part part) {
   GuestPieces result;
   GuestTableView memory(domain_.memory);
-  const auto table = reader_->view_table(TableKind::Stage2, root, memory);
+  const auto table = reader_->view_table(TableKind::Stage2, part.root, memory);
   std::uint64_t leaves = 0;
-  const LeafScan scan = table->scan_leaves(range, limits_.entries, [&](const MappedLeaf& leaf) {
+  const LeafScan scan = table->scan_leaves(part.range, limits_.entries, [&](const MappedLeaf& leaf) {
     ++leaves;
-    if (result.pieces.size() < limits_.pieces) append_machine_pieces(result.pieces, leaf, range);
+    if (result.pieces.size() < limits_.pieces) append_machine_pieces(result.pieces, leaf, part.range);
   });
   if (scan.resume_at || result.pieces.size() >= limits_.pieces) {
     ++counters_.refused_scans;
@@ -179,8 +258,9 @@ Task<ShadowTranslation::GuestPieces> ShadowTranslation::read_guest(CpuPort& cpu,
     result.pieces.clear();
   }
   counters_.compared += leaves;
-  co_await cpu.charge(CostId::GuestPageAccess, memory.page_changes());
-  co_await cpu.charge(CostId::TableRead, scan.entries_read);
+  const auto beyond_known = [&](std::uint64_t count) { return count - std::min(count, part.known_tables); };
+  co_await cpu.charge(CostId::GuestPageAccess, beyond_known(memory.page_changes()));
+  co_await cpu.charge(CostId::TableRead, beyond_known(scan.entries_read));
   co_await cpu.charge(CostId::P2mLookup, leaves);
   co_await cpu.charge(CostId::ShadowEntry, leaves);
   co_return result;

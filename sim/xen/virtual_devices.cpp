@@ -68,17 +68,15 @@ Task<void> VirtualDevices::invalidate(CpuPort& cpu, std::vector<InvalidationScop
   if (!translations.empty()) co_await invalidate_translations(cpu, std::move(translations));
 }
 
-// Reads the guest's device tables again and moves the device to where they say.
 Task<void> VirtualDevices::refresh(CpuPort& cpu, Device& device) {
   if (!unit_.core().is_translating()) {
-    device.guest.reset();
-    co_await attach(cpu, device, *domain_.default_context);
+    co_await leave_for(cpu, device, *domain_.default_context);
     co_return;
   }
   co_await cpu.charge(CostId::GuestPageAccess);
   TranslationRequest request;
   request.requester = device.requester;
-  const ContextResult found = co_await unit_.core().find_context(request, unit_.guest_memory());
+  const ContextResult found = co_await read_context(device, request);
   const Context* guest = std::get_if<Context>(&found);
   if (guest == nullptr) {
     co_await block(cpu, device);  // no entry, or a malformed one: the guest blocks its device
@@ -87,8 +85,7 @@ Task<void> VirtualDevices::refresh(CpuPort& cpu, Device& device) {
   if (guest->kind == ContextKind::Bypass) {
     const Permissions rights = co_await rights_of_bypass(request, *guest);
     if (rights == kReadWrite) {
-      device.guest.reset();
-      co_await attach(cpu, device, *domain_.default_context);
+      co_await leave_for(cpu, device, *domain_.default_context);
       co_return;
     }
     if (!rights.none()) ++refused_;  // half a bypass has no counterpart
@@ -123,9 +120,19 @@ Task<Errno> VirtualDevices::attach(CpuPort& cpu, Device& device, IoContext& cont
   co_return co_await xen_.reattach(cpu, domain_, device.requester, context);
 }
 
-Task<void> VirtualDevices::block(CpuPort& cpu, Device& device) {
+Task<ContextResult> VirtualDevices::read_context(Device&, TranslationRequest request) {
+  co_return co_await unit_.core().find_context(request, unit_.guest_memory());
+}
+
+Task<Errno> VirtualDevices::leave_for(CpuPort& cpu, Device& device, IoContext& context) {
   device.guest.reset();
-  const Errno status = co_await attach(cpu, device, *blocked_);
+  const Errno status = co_await attach(cpu, device, context);
+  co_await left(cpu, device);
+  co_return status;
+}
+
+Task<void> VirtualDevices::block(CpuPort& cpu, Device& device) {
+  const Errno status = co_await leave_for(cpu, device, *blocked_);
   // A device that can be neither served nor blocked must not go on running.
   if (status != Errno::Ok && status != Errno::NoDevice) domain_.crashed = true;
 }

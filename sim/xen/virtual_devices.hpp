@@ -47,6 +47,13 @@ class VirtualDevices : public VirtualUnitSink {
   // The translations in the scopes (Iotlb, DeviceTlb) are void.
   virtual Task<void> invalidate_translations(CpuPort& cpu, std::vector<InvalidationScope> scopes) = 0;
 
+  // What the guest's device tables say about the device.
+  virtual Task<ContextResult> read_context(Device& device, TranslationRequest request);
+  // The device does not use `device.translation` any more.
+  virtual Task<void> left(CpuPort&, Device&) { co_return; }
+
+  // Reads the guest's device tables again and moves the device to where they say.
+  Task<void> refresh(CpuPort& cpu, Device& device);
   Task<Errno> attach(CpuPort& cpu, Device& device, IoContext& context);
   // Of a context that no guest can name.
   Errno keep(Hypervisor::NewContext made);
@@ -60,7 +67,7 @@ class VirtualDevices : public VirtualUnitSink {
   std::uint64_t refused_ = 0;
 
  private:
-  Task<void> refresh(CpuPort& cpu, Device& device);
+  Task<Errno> leave_for(CpuPort& cpu, Device& device, IoContext& context);
   Task<Permissions> rights_of_bypass(TranslationRequest request, Context guest);
   Errno make_blocked_context();
   IoContext* blocked_ = nullptr;  // an empty context

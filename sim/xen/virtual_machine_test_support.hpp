@@ -127,9 +127,11 @@ class GuestKernel {
   std::map<RequesterId, ContextSetting> settings_;
 };
 
-template <class Translation>
+// `how`: of a shadow.
+template <class Translation, ShadowSync how = ShadowSync::CachingMode>
 class VirtualMachine {
  public:
+  static constexpr bool kTraps = how == ShadowSync::WriteProtect;
   static constexpr bool kNested = std::is_same_v<Translation, NestedTranslation>;
 
   explicit VirtualMachine(const FamilyDescriptor& family, MachineOptions options = {},
@@ -156,15 +158,20 @@ class VirtualMachine {
   static DriverOptions guest_options(const FamilyDescriptor& family, UnitFeatures features) {
     features.nested = false;
     features.caching_mode = true;
-    features.caching_mode = family.unsupported == nullptr || family.unsupported(features).empty();
+    features.caching_mode = !kTraps && (family.unsupported == nullptr || family.unsupported(features).empty());
     return {.features = features, .stage1 = kNested, .range_flush = RangeFlush::SmallestBlock};
   }
 
   void start() { kernel.bring_up(); }
   PageTable& attach(RequesterId device, std::uint32_t tag = 1) {
     EXPECT_EQ(translation->add_device(device), Errno::Ok);
-    return kernel.attach(device, tag);
+    if (kTraps) unit.reconsider(machine.cpu).run();
+    PageTable& table = kernel.attach(device, tag);
+    settle();
+    return table;
   }
+  // The guest goes on after stores that may have trapped.
+  void settle() { unit.settle(machine.cpu).run(); }
   void map(PageTable& table, RequesterId device, Dfn dfn, Gfn gfn, std::uint64_t pages = 1,
            Permissions permissions = kReadWrite) {
     const TableEdit edit = table.map({.input = dfn.address().value(),
@@ -172,7 +179,8 @@ class VirtualMachine {
                                       .length = kPageSize * pages,
                                       .permissions = permissions});
     EXPECT_EQ(edit.status, EditStatus::Ok);
-    if (!kNested) kernel.invalidate({1, kernel.scope(device, bytes(dfn, pages))});
+    if (!kNested && !kTraps) kernel.invalidate({1, kernel.scope(device, bytes(dfn, pages))});
+    settle();
   }
   void unmap(PageTable& table, RequesterId device, Dfn dfn, std::uint64_t pages = 1) {
     const TableEdit edit = table.unmap(dfn.address().value(), kPageSize * pages, ReclaimTables::WhenCovered);
@@ -196,8 +204,8 @@ class VirtualMachine {
     if constexpr (kNested)
       return std::make_unique<Translation>(machine.xen, machine.guest(), unit);
     else
-      return std::make_unique<Translation>(machine.xen, machine.guest(), unit, machine.family(),
-                                           ShadowLimits{.entries = 1U << 16, .pieces = 1U << 15});
+      return std::make_unique<Translation>(machine.xen, machine.guest(), unit, machine.family(), how,
+                                           ShadowLimits{.entries = 1U << 16, .pieces = 1U << 15, .removed_pages = 64});
   }
 };
 

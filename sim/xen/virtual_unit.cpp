@@ -38,9 +38,9 @@ void VirtualUnit::reset_counters() {
   interrupts_ = 0;
 }
 
-Task<void> VirtualUnit::charge_exit(CpuPort& cpu) {
-  co_await cpu.charge(CostId::VmExitMmio);
-  co_await cpu.charge(CostId::MmioDecode);
+Task<void> VirtualUnit::charge_exit(CpuPort& cpu, CostId exit, CostId work) {
+  co_await cpu.charge(exit);
+  co_await cpu.charge(work);
   if (target_ == TrapTarget::DeviceModel) {
     ++traps_.device_model;
     co_await cpu.charge(CostId::DeviceModelExit);
@@ -49,7 +49,8 @@ Task<void> VirtualUnit::charge_exit(CpuPort& cpu) {
 
 Task<void> VirtualUnit::write(CpuPort& cpu, std::uint64_t offset, unsigned bytes, std::uint64_t value) {
   SIM_CHECK(sink_ != nullptr, "a virtual unit is connected before its guest runs");
-  co_await charge_exit(cpu);
+  if (!stores_.empty()) co_await settle(cpu);
+  co_await charge_exit(cpu, CostId::VmExitMmio, CostId::MmioDecode);
   co_await cpu.acquire(lock_);
   const RegisterEffect effect = core_->mmio_write(offset, bytes, value);
   if (effect.commands_pending)
@@ -65,11 +66,36 @@ Task<void> VirtualUnit::write(CpuPort& cpu, std::uint64_t offset, unsigned bytes
   }
   if (effect.commands_pending) co_await run_commands(cpu);
   co_await deliver_interrupts(cpu);
+  co_await apply_own_stores(cpu);
+  cpu.release(lock_);
+}
+
+// What is taken here was stored by this vCPU: whoever stores settles before anybody else runs.
+Task<void> VirtualUnit::settle(CpuPort& cpu) {
+  std::vector<std::vector<TableChange>> stores = std::exchange(stores_, {});
+  for (std::vector<TableChange>& changes : stores) {
+    ++traps_.table_store;
+    co_await charge_exit(cpu, CostId::VmExitStore, CostId::StoreEmulate);
+    co_await cpu.acquire(lock_);
+    co_await sink_->tables_changed(cpu, std::move(changes));
+    cpu.release(lock_);
+  }
+}
+
+// The guest may have its status words and event records written over its tables.
+Task<void> VirtualUnit::apply_own_stores(CpuPort& cpu) {
+  std::vector<std::vector<TableChange>> stores = std::exchange(stores_, {});
+  for (std::vector<TableChange>& changes : stores) co_await sink_->tables_changed(cpu, std::move(changes));
+}
+
+Task<void> VirtualUnit::reconsider(CpuPort& cpu) {
+  co_await cpu.acquire(lock_);
+  co_await sink_->configuration_changed(cpu);
   cpu.release(lock_);
 }
 
 Task<std::uint64_t> VirtualUnit::read(CpuPort& cpu, std::uint64_t offset, unsigned bytes) {
-  co_await charge_exit(cpu);
+  co_await charge_exit(cpu, CostId::VmExitMmio, CostId::MmioDecode);
   ++traps_.register_access;
   co_return core_->mmio_read(offset, bytes);
 }

@@ -2,8 +2,9 @@
 // An IOMMU that Xen emulates for a guest: the family's own IommuCore, over guest memory, behind trapped registers. What
 // its commands do to the real machine is the sink's business: shadow a table, or forward to hardware.
 //
-// All of it runs on the vCPU whose register access trapped. One trap handles at most what the ring held when it began:
-// the unit's lock keeps other vCPUs from moving the tail meanwhile.
+// All of it runs on the vCPU whose access trapped. One trap handles at most what the ring held when it began: the
+// unit's lock keeps other vCPUs from moving the tail meanwhile. Stores to tables that the sink has had write-protected
+// trap here as well.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include "sim/xen/domain.hpp"
 #include "sim/xen/guest_memory_port.hpp"
 #include "sim/xen/invalidation_counters.hpp"
+#include "sim/xen/protected_tables.hpp"
 
 namespace iommu::xen {
 
@@ -25,9 +27,10 @@ enum class TrapTarget : std::uint8_t { Xen, DeviceModel };
 
 struct TrapCounters {
   std::uint64_t doorbell = 0;         // register writes that made commands pending
-  std::uint64_t register_access = 0;  // all others
-  std::uint64_t device_model = 0;     // of both: those that went on to the device model
-  [[nodiscard]] std::uint64_t total() const { return doorbell + register_access; }
+  std::uint64_t register_access = 0;  // all other register accesses
+  std::uint64_t table_store = 0;      // stores to write-protected tables
+  std::uint64_t device_model = 0;     // of all these: those that went on to the device model
+  [[nodiscard]] std::uint64_t total() const { return doorbell + register_access + table_store; }
 };
 
 // What a guest's invalidations and configuration changes mean for the real machine.
@@ -43,9 +46,13 @@ class VirtualUnitSink {
   virtual Task<void> configuration_changed(CpuPort& cpu) = 0;
   // The guest says where a further ring of its unit is. Commands in such a ring are not the virtual unit's business.
   virtual Task<void> ring_placed(CpuPort&, RingPlacement) { co_return; }
+  // The guest has stored to a page that the sink has had write-protected.
+  virtual std::vector<TableChange> on_store(Gpa, Bytes) { return {}; }
+  // What such a store changed becomes real.
+  virtual Task<void> tables_changed(CpuPort&, std::vector<TableChange>) { co_return; }
 };
 
-class VirtualUnit final : public MmioPort {
+class VirtualUnit final : public MmioPort, public StoreTrap {
  public:
   // Everything passed by reference outlives it.
   VirtualUnit(const FamilyDescriptor& family, const UnitFeatures& features, Domain& domain, TrapTarget target);
@@ -63,6 +70,15 @@ class VirtualUnit final : public MmioPort {
   // translation"]
   Task<TranslationResponse> translate(CpuPort& cpu, TranslationRequest request);
 
+  // StoreTrap.
+  // ASSUMPTION(shadow-002): the stores of one edit happen together and trap one after the other, as if each waited for
+  // the ones before; no store is merged with another.
+  void on_store(Gpa address, Bytes length) override { stores_.push_back(sink_->on_store(address, length)); }
+  Task<void> settle(CpuPort& cpu) override;
+
+  // The sink reads the guest's device tables again: a device came behind the unit.
+  Task<void> reconsider(CpuPort& cpu);
+
   // The architecture over guest memory, for sinks: what do the guest's tables say?
   [[nodiscard]] IommuCore& core() { return *core_; }
   [[nodiscard]] MemoryPort& guest_memory() { return port_; }
@@ -75,7 +91,8 @@ class VirtualUnit final : public MmioPort {
   void reset_counters();
 
  private:
-  Task<void> charge_exit(CpuPort& cpu);
+  Task<void> charge_exit(CpuPort& cpu, CostId exit, CostId work);
+  Task<void> apply_own_stores(CpuPort& cpu);
   Task<void> run_commands(CpuPort& cpu);
   Task<void> complete(CpuPort& cpu, FenceCompletion fence);
   Task<void> deliver_interrupts(CpuPort& cpu);
@@ -87,6 +104,7 @@ class VirtualUnit final : public MmioPort {
   GuestMemoryPort port_;
   VirtualUnitSink* sink_ = nullptr;
   SpinLock lock_{"virtual unit"};
+  std::vector<std::vector<TableChange>> stores_;  // that nobody has settled yet
   TrapCounters traps_;
   InvalidationCounters commands_;
   std::uint64_t commands_emulated_ = 0;
