@@ -131,9 +131,12 @@ class PageTable {
   virtual LeafScan scan_leaves(AddressRange range, std::uint64_t max_entries,
                                const std::function<void(const MappedLeaf&)>& visit) const = 0;
   // The tables that stand in a part of the range, the root first, every table before those below it. Bounded like
-  // scan_leaves(), but it is over when it meets its bound: `resume_at` then says no more than that.
-  virtual LeafScan scan_tables(AddressRange range, std::uint64_t max_entries,
-                               const std::function<void(const TableSpan&)>& visit) const = 0;
+  // scan_leaves(), but it is over when it meets its bound: `resume_at` then says no more than that. Kinds of table that
+  // nobody shadows need not tell.
+  virtual LeafScan scan_tables(AddressRange /*range*/, std::uint64_t /*max_entries*/,
+                               const std::function<void(const TableSpan&)>& /*visit*/) const {
+    return {};
+  }
   // Pages of table memory in use, the root included.
   [[nodiscard]] virtual std::uint64_t table_pages() const = 0;
   // All tables, for release after their last fence. The table is unusable afterwards.
