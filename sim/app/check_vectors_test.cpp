@@ -107,6 +107,7 @@ class MutantCore final : public IommuCore {
   [[nodiscard]] bool has_command() const override { return core_->has_command(); }
   Task<std::optional<Command>> fetch_command(MemoryPort& memory) override { return core_->fetch_command(memory); }
   CommandEffect apply(const Command& command) override { return core_->apply(command); }
+  void completed() override { core_->completed(); }
   std::optional<InterruptMessage> fence_interrupt() override { return core_->fence_interrupt(); }
   void invalidation_done() override { core_->invalidation_done(); }
   std::uint64_t mmio_read(std::uint64_t offset, unsigned bytes) override { return core_->mmio_read(offset, bytes); }

@@ -123,8 +123,7 @@ class RandomScenario {
            "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) +
            "}, {kind: emulated_viommu, label: trapped, shadow: write_protect, placement: " +
            any({"xen", "device_model"}) + "}, {kind: emulated_viommu, label: told" +
-           any({"", ", shadow: caching_mode"}) + "}" + virtio() +
-           (guests_ == 1 ? flat_tables() : "") + "]\n";
+           any({"", ", shadow: caching_mode"}) + "}" + virtio() + (guests_ == 1 ? flat_tables() : "") + "]\n";
   }
   std::string virtio() {
     return ", {kind: virtio_iommu, placement: " + any({"xen", "device_model"}) + "}" +
@@ -203,7 +202,8 @@ void expect_well_behaved(std::uint64_t seed) {
     ASSERT_TRUE(run) << who;
     for (const std::string& failure : run->failures) ADD_FAILURE() << who << ": " << failure;
     EXPECT_GE(run->find("io.count").value_or(0), 400) << who;
-    EXPECT_GT(run->warden.checked, 0U) << who;
+    // Devices behind one bridge may all be another domain's by their id: then nothing of theirs gets through.
+    EXPECT_GT(static_cast<double>(run->warden.checked) + run->find("dma.faults").value_or(0), 0) << who;
     SCOPED_TRACE(who);
     expect_parts_to_add_up(*run);
   }

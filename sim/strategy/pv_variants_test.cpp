@@ -139,9 +139,9 @@ TEST(PvBatch, AScatterlistTakesOneCallPerBatch) {
 
 // Kills: a fence per buffer; a sync that forgets all but one; an address handed out before the fence.
 TEST(PvBatch, ManyBuffersShareOneCallAndOneFence) {
-  for (const StrategyDescriptor* strategy : kTranslating)
+  for (const Way& way : kTranslating)
     for (const FamilyDescriptor* family : families()) {
-      Machine m(*family, *strategy, {.strategy = {.batch = 16}});
+      Machine m(*family, way, {.strategy = {.batch = 16}});
       Machine::Device& nic = m.attach(kNic);
       std::uint64_t calls = m.cpu.charged()[CostId::Hypercall];
       const auto mapped = nic.api->map_many(m.cpu, scattered(8), DmaDirection::Bidirectional).run();
@@ -151,12 +151,12 @@ TEST(PvBatch, ManyBuffersShareOneCallAndOneFence) {
         EXPECT_EQ(m.dma(kNic, mapped[i].address), m.host_address(kBuffer + kPageSize * (2 * i)));
         mappings.push_back({mapped[i].address, kPageSize});
       }
-      if (strategy == &kPvIommu) EXPECT_EQ(m.cpu.charged()[CostId::Hypercall] - calls, 1U);
+      if (way.descriptor == &kPvIommu) EXPECT_EQ(m.cpu.charged()[CostId::Hypercall] - calls, 1U);
       mappings.push_back({Iova(0x1000), kPageSize});  // never mapped
       calls = m.cpu.charged()[CostId::Hypercall];
       const std::uint64_t fences = m.unit.fences;
       const auto unmapped = nic.api->unmap_many(m.cpu, mappings).run();
-      if (strategy == &kPvIommu) {
+      if (way.descriptor == &kPvIommu) {
         EXPECT_EQ(m.cpu.charged()[CostId::Hypercall] - calls, 1U);
         EXPECT_EQ(m.unit.fences - fences, 1U);
       }

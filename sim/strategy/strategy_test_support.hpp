@@ -161,6 +161,7 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
       const CommandEffect effect = core_->apply(*command);
       EXPECT_FALSE(effect.error) << "Xen wrote a malformed command";
       for (const InvalidationScope& scope : effect.scopes) apply(scope);
+      core_->completed();
       if (!effect.fence) ++commands;
       if (!effect.fence || !effect.fence->status) continue;
       ++fences;

@@ -106,6 +106,7 @@ class HostileSoftware {
       const CommandEffect effect = core.apply(*command);
       SIM_CHECK(!quiet || !effect.error, "what is fetched is valid");
       applied(effect);
+      core.completed();
       if (effect.fence && effect.fence->interrupt) (void)core.fence_interrupt();
     }
   }

@@ -34,18 +34,21 @@ std::uint64_t pattern(const VectorRegion& pool, std::uint64_t address) {
   return word(index) | word(index + 1) << 32;
 }
 
+void write_status(VectorMemory& memory, const FenceCompletion::StatusWrite& status) {
+  const std::uint64_t address = status.address.value();
+  const std::uint64_t old = memory.read(address & ~7ULL).value_or(0);
+  const unsigned shift = (address & 4) != 0 ? 32 : 0;
+  const std::uint64_t mask = status.bytes == 4 ? 0xffffffffULL << shift : ~0ULL;
+  memory.write(address & ~7ULL, (old & ~mask) | (status.data << shift & mask));
+}
+
 void run_commands(IommuCore& core, VectorMemory& memory) {
   for (unsigned i = 0; i < kMaxCommands && core.has_command(); ++i) {
     const std::optional<Command> command = core.fetch_command(memory).run();
     if (!command) continue;
     const CommandEffect effect = core.apply(*command);
-    if (!effect.fence || !effect.fence->status) continue;
-    const auto& status = *effect.fence->status;
-    const std::uint64_t address = status.address.value();
-    const std::uint64_t old = memory.read(address & ~7ULL).value_or(0);
-    const unsigned shift = (address & 4) != 0 ? 32 : 0;
-    const std::uint64_t mask = status.bytes == 4 ? 0xffffffffULL << shift : ~0ULL;
-    memory.write(address & ~7ULL, (old & ~mask) | (status.data << shift & mask));
+    if (effect.fence && effect.fence->status) write_status(memory, *effect.fence->status);
+    core.completed();
   }
 }
 

@@ -40,6 +40,7 @@ class Unit final : public MmioPort {
       const auto command = core_->fetch_command(port_).run();
       SIM_CHECK(command.has_value(), "Xen writes no command that a unit refuses");
       const CommandEffect effect = core_->apply(*command);
+      core_->completed();
       if (!effect.fence || !effect.fence->status) continue;
       if (effect.fence->status->bytes == sizeof(std::uint64_t))
         memory_.write64(effect.fence->status->address, effect.fence->status->data);

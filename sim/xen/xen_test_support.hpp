@@ -73,6 +73,7 @@ class CachingUnit final : public MmioPort {
       EXPECT_FALSE(effect.error) << "the hypervisor wrote a malformed command";
       if (before_command) before_command(effect);
       for (const InvalidationScope& scope : effect.scopes) apply(scope);
+      core_->completed();
       if (!effect.fence || !effect.fence->status) continue;
       ++fences;
       const auto& status = *effect.fence->status;
