@@ -116,7 +116,7 @@ TEST_P(Costs, OneStrictUnmapCallCosts) {
     Machine m(family(), strategy(), plain());
     Machine::Device& nic = m.attach(kNic);
     if (is_write_protected() && length == 3_MiB) continue;  // tables go as well: see TrappedCosts
-    if (is_write_protected()) m.map(nic, kBuffer);  // a table that empties is flushed at once
+    if (is_write_protected()) m.map(nic, kBuffer);          // a table that empties is flushed at once
     const std::uint64_t stores = (length.value() + kPageSize.value() - 1) >> kPageLg2;
     const DmaMapping mapped = m.map(nic, kBuffer, length);
     // Grants: each frame's entry goes by itself.
@@ -188,7 +188,7 @@ TEST_P(Costs, LazyUnmapsShareOneFlush) {
   EXPECT_EQ(flushing.events(), expected({.hypercalls = 1, .commands = 1, .fences = 1},
                                         {.exits = 1, .doorbells = 1, .commands = 1, .fences = 1},
                                         {.exits = 1, .doorbells = 1, .commands = 1, .fences = 1},
-                                         {.exits = 1, .doorbells = 1, .commands = 1, .fences = 1},
+                                        {.exits = 1, .doorbells = 1, .commands = 1, .fences = 1},
                                         Events{.exits = 1, .doorbells = 1, .commands = kUnmaps, .fences = kUnmaps}))
       << "virtio: one kick, but each UNMAP is over before it is answered";
   if (is(kPassthrough) || is(kSwiotlb)) EXPECT_FALSE(nic.api->is_lazy());

@@ -464,8 +464,8 @@ class OnPairs : public testing::TestWithParam<Pair> {
   }
 };
 // Those that run on every family.
-inline const std::vector<Way> kAllWays{Way(kPassthrough), Way(kSwiotlb), Way(kGrants), Way(kPvIommu), Way(kNested),
-                                       kShadowTold, kShadowTrapped, Way(kVirtioIommu)};
+inline const std::vector<Way> kAllWays{Way(kPassthrough), Way(kSwiotlb), Way(kGrants),   Way(kPvIommu),
+                                       Way(kNested),      kShadowTold,   kShadowTrapped, Way(kVirtioIommu)};
 inline const std::array<Way, 5> kTranslating{Way(kPvIommu), Way(kNested), kShadowTold, kShadowTrapped,
                                              Way(kVirtioIommu)};
 // Whose map fails visibly, and whose unmap takes any part of what is mapped.

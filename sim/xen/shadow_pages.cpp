@@ -46,7 +46,8 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
     const TableEdit step =
         context.table->unmap(range.first, Bytes(range.last - range.first + 1), ReclaimTables::WhenEmpty);
     frames.resize(std::min<std::size_t>(frames.size(), step.pages_done));
-    references += static_cast<std::uint64_t>(std::ranges::count_if(frames, [this](Mfn frame) { return holds_reference(frame.address().value()); }));
+    references += static_cast<std::uint64_t>(
+        std::ranges::count_if(frames, [this](Mfn frame) { return holds_reference(frame.address().value()); }));
     dropped.push_back({range.first, std::move(frames)});
     edit.merge(step);
     hull = {std::min(hull.first, range.first), std::max(hull.last, range.last)};
