@@ -24,10 +24,10 @@ constexpr Gfn kBuffer{0x123};
 constexpr std::uint64_t kTablePages = 24;  // of the pool: what the guest's driver uses, and a little more
 
 // Caches only the device tables: a mapping that Xen forgot to take away stays in the tables, not just in a cache.
-template <class Translation>
+template <class Translation, ShadowSync how = ShadowSync::CachingMode>
 class HostileGuest {
  public:
-  using Virtual = VirtualMachine<Translation>;
+  using Virtual = VirtualMachine<Translation, how>;
 
   HostileGuest(const FamilyDescriptor& family, FuzzInput bytes)
       : in_(bytes),
@@ -36,6 +36,7 @@ class HostileGuest {
         mmio_bytes_(family.mmio_bytes) {
     for (const RequesterId device : {kNic, kDisk})
       SIM_CHECK(v_.translation->add_device(device) == Errno::Ok, "a device of the guest is accepted");
+    if (Virtual::kTraps) v_.unit.reconsider(v_.machine.cpu).run();
     registers_ = *driver_->bring_up(pool());
     status_page_ = *pool().allocate(0);
     bring_up();
@@ -49,6 +50,7 @@ class HostileGuest {
     SIM_CHECK(reach(kNic, Dfn(Iova(kAt))) == v_.frame(kBuffer), "an honest guest's device reaches its buffer");
     while (!in_.empty()) {
       step();
+      v_.settle();
       probe();
     }
   }
@@ -179,8 +181,10 @@ class HostileGuest {
 void run(FuzzInput in) {
   const std::uint64_t choice = in.take(1);
   const FamilyDescriptor& family = *families()[choice % families().size()];
-  if (choice < 128) {
+  if (choice < 86) {
     HostileGuest<NestedTranslation>(family, in).run();
+  } else if (choice < 172) {
+    HostileGuest<ShadowTranslation, ShadowSync::WriteProtect>(family, in).run();
   } else if (VirtualMachine<ShadowTranslation>::is_possible(family)) {
     HostileGuest<ShadowTranslation>(family, in).run();
   }

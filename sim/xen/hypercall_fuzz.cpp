@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A guest's vCPU in the hands of an adversary: bytes choose hypercalls of both versions, sensible ones and others, give
-// memory back, and let devices do DMA. Whatever they do, every call ends with a status, books balance, and no device
-// reaches a page that is not its domain's.
+// A guest's vCPU in the hands of an adversary: bytes choose hypercalls of both versions and of the proposals, sensible
+// ones and others, give memory back, and let devices do DMA. Whatever they do, every call ends with a status, books
+// balance, and no device reaches a page that is not its domain's.
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -23,6 +23,7 @@ constexpr RequesterId kHostCard = RequesterId::bdf(10, 0, 0);
 constexpr Dfn kReserved{0x100000};
 constexpr std::uint64_t kReservedPages = 2;
 constexpr std::uint32_t kContexts = 4;
+constexpr Gpa kLists{Machine::kArgument + kPageSize};
 
 class HostileCaller {
  public:
@@ -56,6 +57,12 @@ class HostileCaller {
     options.deferred = (choice & 16U) != 0 ? DeferredFlush::Offered : DeferredFlush::Unavailable;
     options.guest_page_lg2 = (choice & 32U) != 0 ? 21 : kPageLg2;
     options.default_context = (choice & 64U) != 0 ? DefaultContext::Blocked : DefaultContext::Identity;
+    const std::uint64_t proposals = in.take(1);
+    if ((proposals & 1U) != 0) options.op.batching = Batching::Offered;
+    if ((proposals & 2U) != 0) options.op.scattered = ScatteredMap::Offered;
+    if ((proposals & 4U) != 0) options.op.page_order = PageOrder::Explicit;
+    if ((proposals & 8U) != 0)
+      options.op.lock = (proposals & 16U) != 0 ? LockGranularity::Domain : LockGranularity::Iommu;
     return options;
   }
 
@@ -78,7 +85,7 @@ class HostileCaller {
   }
 
   void step() {
-    switch (in_.take(1) % 10) {
+    switch (in_.take(1) % 12) {
       case 0:
         return any_call(m_.guest());
       case 1:
@@ -103,14 +110,47 @@ class HostileCaller {
         return;
       case 8:
         return old_call();
+      case 9:
+        return batch();
+      case 10:
+        return scattered();
       default:
         return give_back();
     }
   }
-  // Not the page that carries arguments.
+  void batch() {
+    abi::Batch argument{
+        .ctx_no = context(), .flags = static_cast<std::uint16_t>(in_.take(1) % 4), .ops = kLists.value()};
+    const auto count = static_cast<std::uint32_t>(in_.take(1) % 12);
+    argument.nr_ops = count == 11 ? static_cast<std::uint32_t>(in_.take(4)) : count;
+    argument.first = static_cast<std::uint32_t>(in_.take(1) % 8 == 7 ? in_.take(4) : 0);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      abi::BatchOp op{.kind = static_cast<std::uint16_t>(in_.take(1) % 4), .map_flags = flags()};
+      op.gfn = frame().value();
+      op.dfn = address().value();
+      op.pgsize = page_size();
+      op.nr_pages = pages();
+      m_.guest().memory.write(kLists + Bytes(i * sizeof op), std::as_bytes(std::span(&op, 1)));
+    }
+    static_cast<void>(m_.call(m_.guest(), Subop::Batch, argument));
+  }
+  void scattered() {
+    abi::MapScattered argument{.ctx_no = context(), .dfn = address().value(), .frames = kLists.value()};
+    const auto count = static_cast<std::uint32_t>(in_.take(1) % 24);
+    argument.nr_frames = count == 23 ? static_cast<std::uint32_t>(in_.take(4)) : count;
+    argument.map_flags = flags();
+    for (std::uint32_t i = 0; i < count; ++i) m_.guest().memory.write64(kLists + Bytes(8 * i), frame().value());
+    static_cast<void>(m_.call(m_.guest(), Subop::MapScattered, argument));
+  }
+  std::uint32_t page_size() {
+    constexpr std::uint32_t kSizes[] = {1U << 12, 1U << 21, 1U << 30};
+    const std::uint64_t choice = in_.take(1) % 8;
+    return choice < 3 ? kSizes[choice] : choice == 7 ? static_cast<std::uint32_t>(in_.take(4)) : kSizes[0];
+  }
+  // Not the pages that carry arguments.
   void give_back() {
     const Gfn first = frame();
-    if (first <= Gfn(Machine::kArgument)) return;
+    if (first <= Gfn(kLists)) return;
     static_cast<void>(m_.xen.remove_memory(m_.cpu, m_.guest(), first, in_.take(1) % 8).run());
   }
   void put_words(Domain& domain, std::size_t words) {
