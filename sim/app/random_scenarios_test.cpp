@@ -180,8 +180,9 @@ void expect_well_behaved(std::uint64_t seed) {
   scenario::LoadOptions options;
   for (const FamilyDescriptor* family : families()) options.families.emplace_back(family->name);
   options.platform_folders = {"scenarios/platforms"};
-  const scenario::LoadedScenario loaded =
-      scenario::parse_scenario(RandomScenario(seed).text(), "scenarios/random.yaml", options);
+  const std::string text = RandomScenario(seed).text();
+  const bool has_shared_ids = text.find("pci_bridge") != std::string::npos;
+  const scenario::LoadedScenario loaded = scenario::parse_scenario(text, "scenarios/random.yaml", options);
   const auto plan = scenario::plan_runs(loaded);
   const auto results = run_forked(
       plan.size(), 2,
@@ -202,8 +203,12 @@ void expect_well_behaved(std::uint64_t seed) {
     ASSERT_TRUE(run) << who;
     for (const std::string& failure : run->failures) ADD_FAILURE() << who << ": " << failure;
     EXPECT_GE(run->find("io.count").value_or(0), 400) << who;
-    // Devices behind one bridge may all be another domain's by their id: then nothing of theirs gets through.
-    EXPECT_GT(static_cast<double>(run->warden.checked) + run->find("dma.faults").value_or(0), 0) << who;
+    // Behind a bridge, all that is measured may be a device's whose id leads to another domain's tables, which refuse
+    // it.
+    if (has_shared_ids)
+      EXPECT_GT(static_cast<double>(run->warden.checked) + run->find("dma.faults").value_or(0), 0) << who;
+    else
+      EXPECT_GT(run->warden.checked, 0U) << who;
     SCOPED_TRACE(who);
     expect_parts_to_add_up(*run);
   }
@@ -211,9 +216,10 @@ void expect_well_behaved(std::uint64_t seed) {
 }
 
 // Mutants killed: bring-up that does not wait for its register writes (a device then runs untranslated); a queue of one
-// entry that deadlocks; an unmap that is not fenced on the second unit.
+// entry that deadlocks; an unmap that is not fenced on the second unit; an aperture's freed entries fetched ahead.
 TEST(RandomScenarios, EndWellOrSayWhyNot) {
   for (std::uint64_t seed = 1; seed <= 25; ++seed) expect_well_behaved(seed);
+  expect_well_behaved(887398913);
 }
 
 TEST(RandomScenarios, EndWellOrSayWhyNotOnAFreshSeed) {

@@ -9,7 +9,6 @@
 namespace iommu::xen {
 
 namespace {
-constexpr unsigned kCommandBytes = 16;    // of every family's ring that guests may own
 constexpr Picoseconds kPollDelay = 1_us;  // [linux, tegra241_cmdqv_write_config]
 }  // namespace
 
@@ -73,7 +72,7 @@ Task<Errno> GuestQueues::name_devices(CpuPort& cpu) {
 // drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c, hw_queue_init_phys]
 std::optional<Hpa> GuestQueues::machine_address(const RingPlacement& placement) const {
   const Gpa base(placement.base.value());
-  const std::uint64_t bytes = std::uint64_t{placement.entries} * kCommandBytes;
+  const std::uint64_t bytes = std::uint64_t{placement.entries} * unit_.driver().ring().entry_bytes;
   if (base.value() % bytes != 0 || base.value() + bytes < base.value()) return std::nullopt;
   const auto first = domain_.memory.translate(base);
   for (std::uint64_t done = kPageSize.value(); first && done < bytes; done += kPageSize.value()) {
@@ -95,7 +94,8 @@ Task<Errno> GuestQueues::place(CpuPort& cpu, RingPlacement placement) {
   const auto machine = machine_address(placement);
   if (!machine) co_return Errno::BadAddress;
   const Mfn first(*machine);
-  const std::uint64_t last = machine->value() + std::uint64_t{placement.entries} * kCommandBytes - 1;
+  const std::uint64_t last =
+      machine->value() + std::uint64_t{placement.entries} * unit_.driver().ring().entry_bytes - 1;
   std::vector<Mfn>& frames = placed_[placement.ring];
   for (Mfn frame = first; frame <= Mfn(Hpa(last)); frame = frame + 1) {
     xen_.take_reference(frame);
