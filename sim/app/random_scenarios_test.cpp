@@ -169,7 +169,11 @@ void expect_parts_to_add_up(const RunResult& run) {
   const auto value = [&](MetricId metric) { return run.find(metric).value_or(0); };
   double cycles = value({"cpu.wait_cycles_per_io", "locks"}) + value({"cpu.wait_cycles_per_io", "fences"});
   for (const CostName& cost : kCostNames) cycles += value({"cpu.cycles_per_io", cost.key});
-  EXPECT_NEAR(cycles, value("cpu.cycles_per_io"), cycles_at_the_ends(run));
+  const double whole = value("cpu.cycles_per_io");
+  EXPECT_LE(cycles, whole + cycles_at_the_ends(run));
+  // The time of a charge that began before the measurement is in the whole, and its row may be in no part.
+  constexpr double kCarriedIn = 4 * 20'000;  // cycles, on four vCPUs
+  EXPECT_GE(cycles, whole - cycles_at_the_ends(run) - kCarriedIn / value("io.count"));
   const double miss = value("miss.cost.queue") + value("miss.cost.context") + value("miss.cost.stage1") +
                       value("miss.cost.stage2") + value("miss.cost.memory");
   EXPECT_NEAR(miss, value("miss.cost.mean"), 0.01 * value("miss.cost.mean"));
