@@ -206,7 +206,8 @@ std::size_t expect_well_behaved(std::uint64_t seed) {
     }
     ++done;
     const auto run = parse_run(results[i].text);
-    ASSERT_TRUE(run) << who;
+    EXPECT_TRUE(run) << who;
+    if (!run) continue;
     for (const std::string& failure : run->failures) ADD_FAILURE() << who << ": " << failure;
     EXPECT_GE(run->find("io.count").value_or(0), 400) << who;
     // Behind a bridge, or a unit that tells devices apart by less, all that is measured may be a device's whose id
