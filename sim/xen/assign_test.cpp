@@ -51,6 +51,31 @@ TEST_P(XenAssign, ADeviceThatIsTakenAwayReachesNothing) {
   EXPECT_EQ(m.reattach(m.guest(), kCard, 0), Errno::NoDevice);
   EXPECT_EQ(m.xen.assign_device(m.cpu, *m.other, {.requester = kCard}).run(), Errno::Ok);
 }
+// Assignment waits for context 0 while the guest, which sees the device already, moves it. Kills: a device that ends in
+// a context of a domain which does not have it.
+TEST_P(XenAssign, AGuestCannotMoveADeviceThatIsOnItsWayIn) {
+  Machine m(family());
+  const std::uint16_t context = m.alloc(m.guest());
+  Stepper stepper(m.host);
+  CpuPort& holder = stepper.add_cpu();
+  SpinLock& home = m.guest().default_context->lock;
+  const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
+  auto holding = hold(holder, home);
+  holding.start();
+  constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);
+  auto assigning = m.xen.assign_device(stepper.add_cpu(), m.guest(), {.requester = kCard});
+  assigning.start();
+  stepper.run();
+  ASSERT_FALSE(assigning.done());
+  EXPECT_EQ(m.reattach(m.guest(), kCard, context), Errno::NoDevice);
+  EXPECT_EQ(m.xen.deassign_device(m.cpu, m.guest(), kCard).run(), Errno::Busy);
+  holder.release(home);
+  stepper.run();
+  ASSERT_TRUE(assigning.done());
+  EXPECT_EQ(assigning.result(), Errno::Ok);
+  EXPECT_EQ(m.reach(kCard, Dfn(3)), m.frame(m.guest(), Gfn(3)));
+  EXPECT_EQ(m.reattach(m.guest(), kCard, context), Errno::Ok);
+}
 // Behaviour 45. Kills: a device that keeps a context of the domain it left.
 TEST_P(XenAssign, AMovedDeviceIsInTheOtherDomainsContextZero) {
   Machine m(family());

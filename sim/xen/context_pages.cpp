@@ -241,6 +241,9 @@ Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& doma
   co_await cpu.acquire(context.lock);
   for (std::size_t i = 0; i < operations.size(); ++i) {
     PagesEdit work;
+    const bool is_full = context.deferred_frames.size() >= options_.deferred_pages;
+    if (operations[i].kind == PageOperation::Kind::UnmapLater && is_full)
+      operations[i].kind = PageOperation::Kind::Unmap;
     if (operations[i].kind == PageOperation::Kind::Map)
       work = co_await map_locked(cpu, domain, context, operations[i]);
     else
@@ -268,7 +271,7 @@ Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& doma
     context.deferred_tables.insert(context.deferred_tables.end(), all.freed_tables.begin(), all.freed_tables.end());
     context.deferred_frames.insert(context.deferred_frames.end(), dropped.begin(), dropped.end());
     for (PagesDone& answer : answers)
-      if (answer.status == Errno::Ok) answer.status = flushed;
+      if (answer.status == Errno::Ok || answer.pages != 0) answer.after_flush = std::exchange(answer.status, flushed);
   }
   cpu.release(context.lock);
   co_return answers;

@@ -89,6 +89,19 @@ TEST_P(XenFlush, AddingIsInvalidatedWhereNotPresentEntriesAreCached) {
   EXPECT_EQ(m.unit().count(InvalidationKind::Iotlb), 1U);
   EXPECT_EQ(m.unit().fences, 1U);
 }
+// Behaviour 49: what was mapped before a conflict is as usable as after a success. Kills: a flush that a refusal skips.
+TEST_P(XenFlush, PagesMappedBeforeAConflictAreInvalidatedToo) {
+  MachineOptions options;
+  options.features.caching_mode = true;
+  if (family().unsupported != nullptr && !family().unsupported(options.features).empty()) GTEST_SKIP();
+  Machine m(family(), options);
+  const std::uint16_t context = with_neighbour(m);
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x1fd), Gfn(20), 4).status, Errno::AddressInUse);
+  ASSERT_EQ(m.unit().count(InvalidationKind::Iotlb), 1U);
+  const auto range = m.unit().applied.front().range;
+  EXPECT_TRUE(!range ||
+              (range->first <= Dfn(0x1fd).address().value() && range->last >= Dfn(0x1ff).address().value() - 1));
+}
 // Behaviour 79. Kills: fences on units that have none of the context's devices, and units that are left out.
 TEST_P(XenFlush, EveryUnitInUseGetsACommandAndAFenceAndNoOther) {
   Machine m(family(), {.units = 3});  // the NIC behind the first, the disk behind the last

@@ -49,6 +49,10 @@ struct HypervisorOptions {
   // Pages that one hypercall slice handles before it is preempted and continues.
   std::uint64_t slice_pages = 4096;
   std::uint64_t seed = 1;  // of scattered memory
+  // Pages of one context that may wait for a deferred flush; beyond them deferring is as flushing now. Otherwise a
+  // guest that never flushes would make Xen remember pages without bound. ASSUMPTION(pv-003): 256 MiB, far more than
+  // the flush queues of a guest's vCPUs hold together.
+  std::uint64_t deferred_pages = 1U << 16;
   ShatterReserve shatter_reserve = ShatterReserve::None;
   Quarantine quarantine = Quarantine::Basic;
   GroupSplit group_split = GroupSplit::Refused;
@@ -58,6 +62,8 @@ struct HypervisorOptions {
 struct PagesDone {
   Errno status = Errno::Ok;
   std::uint64_t pages = 0;
+  // Where `status` tells of the flush alone (InputOutput): what it is once a later flush has succeeded.
+  Errno after_flush = Errno::Ok;
 };
 
 enum class UnmapFlush : std::uint8_t { Now, Later };

@@ -146,7 +146,7 @@ Task<Errno> IommuOp::reattach_device(CpuPort& cpu, Call call) {
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
   if (request.pasid != 0) co_return Errno::Unsupported;
   const RequesterId device(static_cast<std::uint16_t>(request.dev.bus << 8 | request.dev.devfn));
-  if (request.dev.seg != 0 || !call.target.devices.contains(device)) co_return Errno::NoDevice;
+  if (request.dev.seg != 0 || !PvContexts::owns(call.target, device)) co_return Errno::NoDevice;
   co_return co_await contexts_.reattach(cpu, call.target, device, request.ctx_no);
 }
 
@@ -201,7 +201,7 @@ Task<std::vector<PagesDone>> IommuOp::change(CpuPort& cpu, Domain& domain, IoCon
   if (std::any_of(answers.begin(), answers.end(), unanswered)) {
     const Errno status = co_await retry_flush(cpu, domain, context);
     for (PagesDone& done : answers)
-      if (unanswered(done)) done.status = status;
+      if (unanswered(done)) done.status = status == Errno::Ok ? done.after_flush : status;
   }
   for (SpinLock* lock : locks) cpu.release(*lock);
   --context.pins;

@@ -291,8 +291,32 @@ TEST_P(XenBatch, AnAdvertisedPageSizeIsInstalledAsOneLeaf) {
   EXPECT_EQ(m.reach(kNic, Dfn(1024)), std::nullopt);
   EXPECT_EQ(m.xen.references().total(), 0U);
 
-  Machine small(family(), {.features = {.superpages = false}, .op = {.page_order = PageOrder::Explicit}});
-  EXPECT_EQ(small.capabilities(small.guest()).pgsize_mask, k4KiB);
+  for (const MachineOptions& without :
+       {MachineOptions{.features = {.superpages = false}}, MachineOptions{.xen = {.coalesce = Coalesce::Yes}}}) {
+    MachineOptions options = without;
+    options.op.page_order = PageOrder::Explicit;
+    Machine small(family(), options);
+    EXPECT_EQ(small.capabilities(small.guest()).pgsize_mask, k4KiB) << "without such pages, or merging them itself";
+  }
+}
+// Behaviours 14 and 27 (Z7) for the largest size. Kills: a size that is announced and refused; a teardown that takes
+// the level for the order, gives back one reference for a leaf, or never ends.
+TEST_P(XenBatch, AnAdvertisedGigabyteMapsAndIsGivenBackPageByPage) {
+  MachineOptions options = ordered(30);
+  options.guest_pages = 1U << 18;
+  Machine m(family(), options);
+  ASSERT_NE(m.capabilities(m.guest()).pgsize_mask & 1U << 30, 0U);
+  const std::uint16_t context = m.attached(m.guest());
+  abi::MapPages map = Machine::map_argument(context, Dfn(1U << 18), Gfn(0), 1);
+  map.pgsize = 1U << 30;
+  ASSERT_EQ(m.call(m.guest(), Subop::MapPages, map), Errno::Ok);
+  EXPECT_EQ(map.mapped, 1U);
+  EXPECT_EQ(leaf_at(m, context, 1U << 18), 30U);
+  EXPECT_EQ(m.reach(kNic, Dfn((2U << 18) - 1)), m.frame(m.guest(), Gfn((1U << 18) - 1)));
+  EXPECT_EQ(m.xen.references().total(), 1U << 18);
+  EXPECT_EQ(m.free(m.guest(), context, abi::kFreeReattachDefault), Errno::Ok);
+  EXPECT_EQ(m.xen.references().total(), 0U);
+  EXPECT_EQ(m.arena_used(m.guest()), 0U);
 }
 // Kills: a large leaf over frames that are strangers in the machine.
 TEST_P(XenBatch, PiecesThatAreNotContiguousInTheMachineBecomeSmallLeaves) {
@@ -328,6 +352,9 @@ TEST_P(XenBatch, LargePagesAreAlignedInBothSpaces) {
   abi::MapPages map;
   EXPECT_EQ(map_large(m, context, 1024 + 1, 512, map), Errno::Invalid);
   EXPECT_EQ(map_large(m, context, 1024, 512 + 1, map), Errno::Invalid);
+  abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(1024 + 1), 1);
+  unmap.pgsize = k2MiB;
+  EXPECT_EQ(m.call(m.guest(), Subop::UnmapPages, unmap), Errno::Invalid);
   const Result done =
       batch(m, context, {map_op(1024, 512, 1, k2MiB), map_op(4096, 512, 1), map_op(4097, 512, 1, k2MiB)});
   EXPECT_EQ(done.of(0), Errno::Ok);
@@ -374,6 +401,40 @@ TEST_P(XenBatch, AFlushWithoutAnAnswerIsRetriedByContinuation) {
   EXPECT_EQ(m.cpu.charged()[CostId::Hypercall] - traps, 3U);
   EXPECT_EQ(m.reach(kNic, Dfn(0x100)), std::nullopt);
   EXPECT_EQ(m.references(m.guest(), Gfn(20)), 0U);
+}
+TEST_P(XenBatch, AFlushThatTheGuestAsksForIsRetriedAsWell) {
+  Machine m(family(), offering());
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 2).status, Errno::Ok);
+  ASSERT_TRUE(m.reach(kNic, Dfn(0x100)));
+  ASSERT_EQ(m.unmap(m.guest(), context, Dfn(0x100), 2, Subop::UnmapPagesDeferred).status, Errno::Ok);
+  m.xen.unit(0).lose_invalidations(2);
+  abi::FlushContext flush{.ctx_no = context};
+  EXPECT_EQ(m.call(m.guest(), Subop::FlushContext, flush), Errno::Ok);
+  EXPECT_EQ(m.op.counters().continuations, 2U);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x100)), std::nullopt);
+  EXPECT_EQ(m.xen.references().total(), 0U);
+}
+// Kills: a refusal that hides that the pages before it were not flushed, or that the retry forgets.
+TEST_P(XenBatch, ACallThatStopsHalfWayTellsOfItsFlushFirst) {
+  Machine m(family());
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 2).status, Errno::Ok);
+  ASSERT_TRUE(m.reach(kNic, Dfn(0x100)));
+  m.xen.unit(0).lose_invalidations(1);
+  auto unmapped = m.unmap(m.guest(), context, Dfn(0x100), 3);
+  EXPECT_EQ(unmapped.status, Errno::NoEntry);
+  EXPECT_EQ(unmapped.done, 2U);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x100)), std::nullopt);
+  EXPECT_EQ(m.xen.references().total(), 0U);
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 2).status, Errno::Ok);
+  ASSERT_TRUE(m.reach(kNic, Dfn(0x100)));
+  m.xen.unit(0).lose_invalidations(1000);
+  unmapped = m.unmap(m.guest(), context, Dfn(0x100), 3);
+  EXPECT_EQ(unmapped.status, Errno::InputOutput);
+  EXPECT_EQ(unmapped.done, 2U);
+  EXPECT_EQ(m.xen.references().total(), 2U) << "devices may still reach them";
+  m.xen.unit(0).lose_invalidations(0);
 }
 TEST_P(XenBatch, AFlushThatNeverSucceedsIsAnErrorAndKeepsThePages) {
   Machine m(family(), offering());
@@ -426,6 +487,36 @@ TEST_P(XenBatch, ACoarserLockKeepsOtherContextsOutUntilTheFlushIsDone) {
   EXPECT_TRUE(second_gets_to_its_flush(family(), LockGranularity::Context));
   EXPECT_FALSE(second_gets_to_its_flush(family(), LockGranularity::Domain));
   EXPECT_FALSE(second_gets_to_its_flush(family(), LockGranularity::Iommu));
+}
+// A call waits for the coarser lock while its context is freed. Kills: a context that is gone before the call finds it
+// dying.
+TEST_P(XenBatch, AContextIsKeptForACallThatWaitsForTheCoarserLock) {
+  for (const Subop subop : {Subop::UnmapPages, Subop::FlushContext}) {
+    Machine m(family(), {.deferred = DeferredFlush::Offered, .op = {.lock = LockGranularity::Domain}});
+    const std::uint16_t context = m.alloc(m.guest());
+    ASSERT_EQ(m.map(m.guest(), context, Dfn(1), Gfn(20), 1).status, Errno::Ok);
+    abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(1), 1);
+    abi::FlushContext flush{.ctx_no = context};
+    constexpr Gpa kAt{0x20000};
+    ASSERT_TRUE(m.guest().memory.write(kAt, std::as_bytes(std::span(&unmap, 1))));
+    if (subop == Subop::FlushContext) ASSERT_TRUE(m.guest().memory.write(kAt, std::as_bytes(std::span(&flush, 1))));
+    Stepper stepper(m.host);
+    CpuPort& holder = stepper.add_cpu();
+    const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
+    auto holding = hold(holder, m.guest().pv_lock);
+    holding.start();
+    auto calling = m.op.call(stepper.add_cpu(), m.guest(), static_cast<std::uint32_t>(subop), kAt);
+    calling.start();
+    stepper.run();
+    ASSERT_FALSE(calling.done());
+    ASSERT_EQ(m.free(m.guest(), context), Errno::Ok);
+    EXPECT_EQ(m.guest().retired_contexts.size(), 1U);
+    holder.release(m.guest().pv_lock);
+    stepper.run();
+    ASSERT_TRUE(calling.done());
+    if (subop == Subop::UnmapPages) EXPECT_EQ(calling.result(), static_cast<std::int64_t>(Errno::Invalid));
+    EXPECT_EQ(m.xen.references().total(), 0U);
+  }
 }
 // Kills: a lock of all units instead of those that the context's devices are behind.
 TEST_P(XenBatch, ALockPerUnitLeavesOtherUnitsAlone) {

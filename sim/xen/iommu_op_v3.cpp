@@ -52,7 +52,7 @@ Task<Errno> IommuOpV3::dispatch(CpuPort& cpu, Domain& caller, Operation& operati
     case abi_v3::Subop::ReattachDevice: {
       const abi_v3::Device device = operation.device;
       const RequesterId requester(static_cast<std::uint16_t>(device.bus << 8 | device.devfn));
-      if (device.seg != 0 || !caller.devices.contains(requester)) co_return Errno::NoEntry;
+      if (device.seg != 0 || !PvContexts::owns(caller, requester)) co_return Errno::NoEntry;
       co_return co_await contexts_.reattach(cpu, caller, requester, operation.ctx_no);
     }
     case abi_v3::Subop::MapPages:

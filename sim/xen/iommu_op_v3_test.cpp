@@ -76,6 +76,21 @@ TEST_P(XenV3, OnlyTheHardwareDomainMay) {
     EXPECT_EQ(h.call(h.m.guest(), operation), Errno::NotPermitted) << subop;
   }
 }
+// Kills: each of the two conditions left out.
+TEST_P(XenV3, WithoutAnIommuEveryCallIsNotPermitted) {
+  HostMachine h(family());
+  Operation noop;
+  ASSERT_EQ(h.call(*h.m.dom0, noop), Errno::Ok);
+  h.m.dom0->setting.has_iommu = false;
+  EXPECT_EQ(h.call(*h.m.dom0, noop), Errno::NotPermitted);
+  HostMemory host{1_GiB};
+  FrameAllocator frames{Mfn(0x100), 0x10000};
+  Hypervisor xen(host, frames, {});
+  Domain* dom0 = xen.create_domain({.name = "dom0", .memory = 1_MiB, .privilege = Privilege::HardwareDomain});
+  ASSERT_NE(dom0, nullptr);
+  IommuOpV3 op(xen);
+  EXPECT_EQ(op.call(h.m.cpu, *dom0, Machine::kArgument).run(), static_cast<std::int64_t>(Errno::NotPermitted));
+}
 TEST_P(XenV3, UnknownSubopsAreInvalidAndArgumentsOutsideMemoryBadAddresses) {
   HostMachine h(family());
   for (const std::uint16_t subop : std::array<std::uint16_t, 3>{8, 9, 0xffff}) {

@@ -52,6 +52,11 @@ IoContext* PvContexts::find(Domain& domain, std::uint16_t number) {
   return domain.pv->slots[number - 1U].get();
 }
 
+bool PvContexts::owns(const Domain& domain, RequesterId device) {
+  const auto found = domain.devices.find(device);
+  return found != domain.devices.end() && found->second.context != nullptr;
+}
+
 IoContext* PvContexts::usable(Domain& domain, std::uint16_t number) {
   IoContext* context = find(domain, number);
   return context != nullptr && !context->dying ? context : nullptr;

@@ -37,6 +37,8 @@ class PvContexts {
   // Context 0 included. Errno::NoEntry: no such context; Invalid: it is being freed.
   Task<Errno> reattach(CpuPort& cpu, Domain& domain, RequesterId device, std::uint16_t number);
 
+  // Whether the domain has the device. One that the toolstack is still bringing in it may not move.
+  [[nodiscard]] static bool owns(const Domain& domain, RequesterId device);
   // nullptr: context 0, unknown, or being freed.
   [[nodiscard]] static IoContext* usable(Domain& domain, std::uint16_t number);
 

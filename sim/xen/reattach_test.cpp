@@ -22,7 +22,7 @@ constexpr ReservedRegion kFirmware{Dfn(0x100000), 4};            // memory that 
 class XenReattach : public XenFamilies {};
 XEN_ON_ALL_FAMILIES(XenReattach);
 
-// Behaviour 33 (v7). Kills: devices looked up among all domains.
+// Behaviour 33 (v7). Kills: devices looked up among all domains, or after the context.
 TEST_P(XenReattach, DevicesOfOthersAndOfNobodyAreNoDevice) {
   Machine m(family());
   const std::uint16_t context = m.alloc(m.guest());
@@ -31,6 +31,7 @@ TEST_P(XenReattach, DevicesOfOthersAndOfNobodyAreNoDevice) {
   abi::ReattachDevice segment = Machine::reattach_argument(kNic, context);
   segment.dev.seg = 1;
   EXPECT_EQ(m.call(m.guest(), Subop::ReattachDevice, segment), Errno::NoDevice);
+  EXPECT_EQ(m.reattach(m.guest(), kAlien, 77), Errno::NoDevice) << "whatever the context";
   EXPECT_EQ(m.reach(kAlien, Dfn(3)), m.frame(*m.other, Gfn(3)));
 }
 // Behaviour 34.

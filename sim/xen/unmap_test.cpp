@@ -220,6 +220,23 @@ TEST_P(XenDeferred, ATableThatIsNotCoveredStaysInUse) {
   EXPECT_EQ(m.arena_used(m.guest()), used);
   EXPECT_EQ(m.reach(kNic, Dfn(0x104)), m.frame(m.guest(), Gfn(24)));
 }
+// A guest that defers and never flushes. Kills: pages remembered without bound; pages given back before their flush.
+TEST_P(XenDeferred, BeyondItsLimitDeferringIsFlushingNow) {
+  Machine m(family(), {.xen = {.deferred_pages = 3}, .deferred = DeferredFlush::Offered});
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 8).status, Errno::Ok);
+  for (std::uint64_t i = 0; i < 6; ++i) ASSERT_NE(m.reach(kNic, Dfn(0x100 + i)), std::nullopt);
+  for (std::uint64_t i = 0; i < 6; ++i)
+    ASSERT_EQ(m.unmap(m.guest(), context, Dfn(0x100 + i), 1, Subop::UnmapPagesDeferred).status, Errno::Ok);
+  EXPECT_EQ(m.context(m.guest(), context).deferred_frames.size(), 3U);
+  for (std::uint64_t i = 0; i < 6; ++i) EXPECT_EQ(m.reach(kNic, Dfn(0x100 + i)).has_value(), i < 3) << i;
+  EXPECT_EQ(m.xen.references().total(), 5U) << "three await a flush, two are mapped";
+  abi::FlushContext flush{.ctx_no = context};
+  ASSERT_EQ(m.call(m.guest(), Subop::FlushContext, flush), Errno::Ok);
+  EXPECT_EQ(m.xen.references().total(), 2U);
+  ASSERT_EQ(m.unmap(m.guest(), context, Dfn(0x106), 1, Subop::UnmapPagesDeferred).status, Errno::Ok);
+  EXPECT_EQ(m.xen.references().total(), 2U) << "there is room again";
+}
 TEST_P(XenDeferred, FlushOfContextZeroOrAnUnknownOneIsInvalid) {
   Machine m(family(), {.deferred = DeferredFlush::Offered});
   m.alloc(m.guest());
