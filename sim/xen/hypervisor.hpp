@@ -49,9 +49,9 @@ struct HypervisorOptions {
   // Pages that one hypercall slice handles before it is preempted and continues.
   std::uint64_t slice_pages = 4096;
   std::uint64_t seed = 1;  // of scattered memory
-  // Pages of one context that may wait for a deferred flush; beyond them deferring is as flushing now. Otherwise a
-  // guest that never flushes would make Xen remember pages without bound. ASSUMPTION(pv-003): 256 MiB, far more than
-  // the flush queues of a guest's vCPUs hold together.
+  // ASSUMPTION(pv-003): 2^16 pages of one context may wait for a deferred flush, far more than the flush queues of a
+  // guest's vCPUs hold; beyond them deferring is as flushing now, or a guest could make Xen remember pages without
+  // bound.
   std::uint64_t deferred_pages = 1U << 16;
   ShatterReserve shatter_reserve = ShatterReserve::None;
   Quarantine quarantine = Quarantine::Basic;

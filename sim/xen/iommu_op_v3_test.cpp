@@ -130,6 +130,7 @@ TEST_P(XenV3, AddressesBeyondTheFixedLimitAreRefused) {
   const std::uint16_t context = h.attached();
   const Dfn last{Iova(abi_v3::kLastAddress)};
   EXPECT_EQ(h.map(context, last + 1, Gfn(0), 1).status, Errno::AddressNotAvailable);
+  EXPECT_EQ(h.map(context, last + 2, Gfn(0), 1).status, Errno::AddressNotAvailable);
   EXPECT_EQ(h.map(context, Dfn(~0ULL), Gfn(0), 1).status, Errno::AddressNotAvailable);
   const auto across = h.map(context, last, Gfn(5), 2);
   EXPECT_EQ(across.status, Errno::AddressNotAvailable);
@@ -142,6 +143,11 @@ TEST_P(XenV3, DevicesOfOthersAreNoEntry) {
   HostMachine h(family());
   const std::uint16_t context = h.attached();
   EXPECT_EQ(h.reattach(kNic, context), Errno::NoEntry);
+  Operation segment = h.operation(Subop::ReattachDevice, 0);
+  segment.device = {.seg = 1,
+                    .bus = static_cast<std::uint8_t>(kHostCard.bus()),
+                    .devfn = static_cast<std::uint8_t>(kHostCard.devfn())};
+  EXPECT_EQ(h.call(*h.m.dom0, segment), Errno::NoEntry) << "of another segment";
   EXPECT_EQ(h.m.reach(kNic, Dfn(3)), h.m.frame(h.m.guest(), Gfn(3)));
 }
 TEST_P(XenV3, FreeingWorksAsInLaterVersions) {
