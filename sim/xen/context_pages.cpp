@@ -288,9 +288,9 @@ Task<Errno> Hypervisor::set_identity_page(CpuPort& cpu, Domain& domain, IoContex
   const Errno status = to_errno(edit.status);
   co_await cpu.charge(CostId::TableRead, context.table->root().top_level + 1U);
   co_await charge_edit(cpu, edit);
-  co_await flush_edit(cpu, domain, context, bytes_of(Dfn(frame.value()), 1), edit);
+  const Errno flushed = co_await flush_edit(cpu, domain, context, bytes_of(Dfn(frame.value()), 1), edit);
   cpu.release(context.lock);
-  co_return status;
+  co_return status == Errno::Ok ? flushed : status;
 }
 
 // Invalidation --------------------------------------------------------------------------------------------------------
@@ -300,8 +300,10 @@ bool Hypervisor::needs_flush(const TableEdit& edit) const {
   return edit.modified || edit.structure_changed || added_matters;
 }
 
-Task<void> Hypervisor::flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range,
-                                  TableEdit edit) {
+// A guest goes on without its answers nowhere but in contexts of its own. [xen/drivers/passthrough/iommu.c,
+// iommu_iotlb_flush()]
+Task<Errno> Hypervisor::flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range,
+                                   TableEdit edit) {
   if (needs_flush(edit)) {
     // A changed structure means stale walk caches above the range: the whole domain goes.
     std::vector<AddressRange> exact{1, range};
@@ -309,12 +311,14 @@ Task<void> Hypervisor::flush_edit(CpuPort& cpu, Domain& domain, IoContext& conte
     const Errno flushed = co_await flush(cpu, domain, context, std::move(exact));
     if (flushed != Errno::Ok) {
       context.deferred_tables.insert(context.deferred_tables.end(), edit.freed_tables.begin(), edit.freed_tables.end());
-      co_return;
+      if (&context == domain.default_context.get()) crash_guest(domain);
+      co_return flushed;
     }
   } else {
     ++counters_.flushes_skipped;
   }
   for (const std::uint64_t page : edit.freed_tables) context.table_memory->release(page);
+  co_return Errno::Ok;
 }
 
 Task<Errno> Hypervisor::flush_context(CpuPort& cpu, Domain& domain, IoContext& context) {

@@ -23,6 +23,14 @@ std::vector<InvalidationScope> device_tlb_scopes(const std::vector<RequesterId>&
   return scopes;
 }
 
+// First the unit's caches, then those of the devices that have one.
+Task<Errno> invalidate_both(CpuPort& cpu, PhysicalUnit& unit, std::vector<InvalidationScope> scopes,
+                            std::vector<RequesterId> caching) {
+  Errno flushed = co_await unit.invalidate(cpu, std::move(scopes));
+  if (flushed == Errno::Ok) flushed = co_await unit.invalidate(cpu, device_tlb_scopes(caching));
+  co_return flushed;
+}
+
 // A nested context's second stage is context 0's, and so are its reserved regions.
 IoContext& holder_of_reserved(Domain& domain, IoContext& context) {
   return context.table ? context : *domain.default_context;
@@ -93,7 +101,8 @@ Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, st
   }
   for (const Mfn frame : dead.deferred_frames) references_.drop(frame);
   for (const IoContext::Removed& gone : dead.removed)
-    for (const Mfn frame : gone.frames) references_.drop(frame);
+    for (const Mfn frame : gone.frames)
+      if (holds_reference(frame.address().value())) references_.drop(frame);
   if (dead.table) {
     for (const std::uint64_t page : dead.table->detach_all_tables()) dead.table_memory->release(page);
     for (const std::uint64_t page : dead.deferred_tables) dead.table_memory->release(page);
@@ -212,12 +221,16 @@ Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSett
       // Neither here nor there: at least it must not go on using the context that it was refused.
       co_await unit.block(cpu, functions[i]);
       status = Errno::InputOutput;
-      domain.crashed |= domain.setting.privilege != Privilege::HardwareDomain;
+      crash_guest(domain);
     }
   }
-  co_await unit.invalidate(cpu, scopes);
-  if (device.device_tlb && old) co_await unit.invalidate(cpu, device_tlb_scopes(changed));
-  co_return status;
+  if (!device.device_tlb || !old) changed.clear();
+  const Errno flushed = co_await invalidate_both(cpu, unit, std::move(scopes), std::move(changed));
+  if (flushed == Errno::Ok) co_return status;
+  // Caches may know either setting: what they show of one must not become somebody else's.
+  for (const RequesterId function : functions) co_await unit.block(cpu, function);
+  crash_guest(domain);
+  co_return flushed;
 }
 
 Task<Hypervisor::SharedEdit> Hypervisor::point_shared(CpuPort& cpu, DeviceSetting device, ContextSetting now,
@@ -300,8 +313,9 @@ Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterI
   const SharedEdit shared = co_await leave_shared(cpu, setting);
   if (shared.status != Errno::Ok) status = shared.status;
   scopes.insert(scopes.end(), shared.scopes.begin(), shared.scopes.end());
-  co_await unit.invalidate(cpu, scopes);
-  if (setting.device_tlb) co_await unit.invalidate(cpu, device_tlb_scopes(setting.functions()));
+  const std::vector<RequesterId> caching = setting.device_tlb ? setting.functions() : std::vector<RequesterId>();
+  const Errno flushed = co_await invalidate_both(cpu, unit, std::move(scopes), caching);
+  if (flushed != Errno::Ok) status = flushed;
   std::erase(context.devices, device);
   domain.devices.erase(device);
   co_await remove_reserved(cpu, domain, context, setting.reserved);

@@ -118,4 +118,9 @@ struct Domain {
   bool crashed = false;
 };
 
+// What cannot be mended is a guest's end; the hardware domain is told and goes on.
+inline void crash_guest(Domain& domain) {
+  if (domain.setting.privilege != Privilege::HardwareDomain) domain.crashed = true;
+}
+
 }  // namespace iommu::xen

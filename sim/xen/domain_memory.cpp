@@ -34,7 +34,8 @@ Task<Errno> Hypervisor::add_memory(CpuPort& cpu, Domain& domain, P2mExtent exten
       if (edit.pages_done != 0) edit.merge(context.table->unmap(range.first, mapped, ReclaimTables::WhenEmpty));
     }
     co_await charge_edit(cpu, edit);
-    co_await flush_edit(cpu, domain, context, range, edit);
+    const Errno flushed = co_await flush_edit(cpu, domain, context, range, edit);
+    if (status == Errno::Ok) status = flushed;
     cpu.release(context.lock);
   }
   cpu.release(domain.p2m_lock);
@@ -62,7 +63,8 @@ Task<Errno> Hypervisor::remove_memory(CpuPort& cpu, Domain& domain, Gfn first, s
       const TableEdit edit = context.table->unmap(range.first, kPageSize * pages, ReclaimTables::WhenEmpty);
       status = to_errno(edit.status);
       co_await charge_edit(cpu, edit);
-      co_await flush_edit(cpu, domain, context, range, edit);
+      const Errno flushed = co_await flush_edit(cpu, domain, context, range, edit);
+      if (status == Errno::Ok) status = flushed;
       cpu.release(context.lock);
     }
   }

@@ -162,8 +162,9 @@ class Hypervisor {
   // Invalidates a whole context on every unit that it is used on, and lets go of what awaited that. Errno::InputOutput:
   // a unit did not answer, and all is kept.
   Task<Errno> flush_context(CpuPort& cpu, Domain& domain, IoContext& context);
-  // Invalidates what an edit of a context's table made necessary; then releases the tables that it freed.
-  Task<void> flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range, TableEdit edit);
+  // Invalidates what an edit of a context's table made necessary; then releases the tables that it freed. InputOutput:
+  // a unit did not answer, the tables are kept, and a guest whose context 0 it is has crashed.
+  Task<Errno> flush_edit(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range, TableEdit edit);
   // Changes a context's table as a shadow does: removes the ranges, then adds the pieces, with one flush at the end for
   // what was removed. Moves page references along. With UnmapFlush::Later the flush and the references of what was
   // removed wait for flush_removed(), unless a table went: a walk cache would go on using it and miss what comes next.

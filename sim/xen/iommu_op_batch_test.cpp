@@ -454,6 +454,41 @@ TEST_P(XenBatch, AFlushThatNeverSucceedsIsAnErrorAndKeepsThePages) {
   EXPECT_LT(m.arena_used(m.guest()), used);
 }
 
+// Elsewhere. Kills: an answer that nobody waits for; a device left between two contexts; pages of the old one reused; a
+// hardware domain that crashes, or a guest that goes on.
+TEST_P(XenBatch, AMoveWithoutAnAnswerBlocksTheDeviceAndCrashesAGuest) {
+  for (const bool is_host : {false, true}) {
+    Machine m(family());
+    Domain& domain = is_host ? *m.dom0 : m.guest();
+    constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);
+    m.assign(domain, {.requester = kCard});
+    const std::uint16_t one = m.attached(domain, kCard);
+    const std::uint16_t two = m.alloc(domain);
+    ASSERT_EQ(m.map(domain, two, Dfn(1), Gfn(20), 1).status, Errno::Ok);
+    m.xen.unit(0).lose_invalidations(1);
+    EXPECT_EQ(m.reattach(domain, kCard, two), Errno::InputOutput);
+    EXPECT_EQ(domain.crashed, !is_host);
+    EXPECT_EQ(domain.devices.at(kCard).context, &m.context(domain, one));
+    EXPECT_TRUE(m.context(domain, two).devices.empty());
+    EXPECT_EQ(m.free(domain, one), Errno::Busy) << "caches may know it";
+    EXPECT_EQ(m.reattach(domain, kCard, two), Errno::Ok);
+    EXPECT_EQ(m.reach(kCard, Dfn(1)), m.frame(domain, Gfn(20)));
+    m.xen.unit(0).lose_invalidations(1);
+    EXPECT_EQ(m.xen.move_device(m.cpu, domain, *m.other, kCard).run(), Errno::InputOutput);
+    EXPECT_FALSE(m.other->devices.contains(kCard));
+  }
+}
+TEST_P(XenBatch, AChangeOfMemoryWithoutAnAnswerIsAnErrorAndCrashesAGuest) {
+  Machine m(family());
+  constexpr RequesterId kHostCard = RequesterId::bdf(10, 0, 0);
+  m.assign(*m.dom0, {.requester = kHostCard});
+  for (Domain* domain : {&m.guest(), m.dom0}) {
+    m.xen.unit(0).lose_invalidations(1);
+    EXPECT_EQ(m.xen.remove_memory(m.cpu, *domain, Gfn(0x100), 4).run(), Errno::InputOutput);
+    EXPECT_EQ(domain->crashed, domain != m.dom0);
+  }
+}
+
 // Lock granularity ----------------------------------------------------------------------------------------------------
 
 // Two vCPUs that unmap in contexts of their own: while one waits for its fence, can the other get as far?

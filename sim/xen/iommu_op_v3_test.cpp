@@ -196,7 +196,9 @@ TEST_P(XenV3, InvalidContextsAndPermissionsAreInvalid) {
   EXPECT_EQ(h.map(0, Dfn(0x1000), Gfn(7), 1).status, Errno::Invalid);
   EXPECT_EQ(h.map(9, Dfn(0x1000), Gfn(7), 1).status, Errno::Invalid);
   EXPECT_EQ(h.map(context, Dfn(0x1000), Gfn(7), 1, 0).status, Errno::Invalid);
-  EXPECT_EQ(h.unmap(0, Dfn(3), 1).status, Errno::Invalid);
+  const auto unmapped = h.unmap(0, Dfn(3), 1);
+  EXPECT_EQ(unmapped.status, Errno::Invalid);
+  EXPECT_EQ(unmapped.done, 0U) << "not what the caller left there";
   EXPECT_EQ(h.unmap(context, Dfn(0x1000), 1).status, Errno::NoEntry);
 }
 // One lock per domain over each operation: two vCPUs wait for each other's flushes even in different contexts, which

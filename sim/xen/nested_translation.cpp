@@ -54,7 +54,8 @@ Task<void> NestedTranslation::invalidate_translations(CpuPort& cpu, std::vector<
         if (mine) host.push_back(xen_.unit(unit).driver().widen(*mine));
       }
     }
-    if (!host.empty()) co_await xen_.unit(unit).invalidate(cpu, host);
+    const Errno flushed = co_await xen_.unit(unit).invalidate(cpu, std::move(host));
+    if (flushed != Errno::Ok) crash_guest(domain_);  // its own unit cannot say that nobody answered
   }
 }
 

@@ -105,7 +105,7 @@ Task<Errno> PvContexts::move_to_default(CpuPort& cpu, Domain& domain, IoContext&
     context.dying = false;
     for (const RequesterId back : moved) {
       const Errno returned = co_await xen_.reattach(cpu, domain, back, context);
-      if (returned != Errno::Ok) domain.crashed |= domain.setting.privilege != Privilege::HardwareDomain;
+      if (returned != Errno::Ok) crash_guest(domain);
     }
     co_return status;
   }

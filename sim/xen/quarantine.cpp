@@ -117,14 +117,15 @@ Task<void> Hypervisor::release_from_quarantine(CpuPort& cpu, RequesterId device)
   }
   const SharedEdit shared = co_await leave_shared(cpu, scratch.device);
   scopes.insert(scopes.end(), shared.scopes.begin(), shared.scopes.end());
-  co_await unit.invalidate(cpu, scopes);
-  if (scratch.device.device_tlb) {
+  Errno flushed = co_await unit.invalidate(cpu, scopes);
+  if (scratch.device.device_tlb && flushed == Errno::Ok) {
     std::vector<InvalidationScope> remote;
     for (const RequesterId function : scratch.device.functions())
       remote.push_back({.kind = InvalidationKind::DeviceTlb, .requester = function});
-    co_await unit.invalidate(cpu, remote);
+    flushed = co_await unit.invalidate(cpu, remote);
   }
-  drop_scratch(scratch);
+  // Without an answer the device may go on writing to its page: nobody gets that again.
+  if (flushed == Errno::Ok) drop_scratch(scratch);
 }
 
 std::optional<Mfn> Hypervisor::scratch_page(RequesterId device) const {

@@ -58,6 +58,15 @@ TEST_P(XenQuarantine, ADeviceLeavesQuarantineAndItsPagesReturn) {
   EXPECT_EQ(m.xen.table_bytes(), bytes);
   EXPECT_EQ(m.xen.unit(0).allocate_tag(), tag);
 }
+// Kills: a page that goes back to the heap although its device may still write to it.
+TEST_P(XenQuarantine, AScratchPageWhoseFlushStaysUnansweredIsNotReused) {
+  Machine m(family(), {.xen = {.quarantine = Quarantine::ScratchPage}});
+  ASSERT_EQ(m.xen.deassign_device(m.cpu, m.guest(), kNic).run(), Errno::Ok);
+  const std::uint64_t used = m.frames->used();
+  m.xen.unit(0).lose_invalidations(1);
+  (void)m.xen.assign_device(m.cpu, *m.other, {.requester = kNic}).run();
+  EXPECT_EQ(m.frames->used(), used);
+}
 TEST_P(XenQuarantine, PhantomFunctionsAreInQuarantineToo) {
   Machine m(family(), {.xen = {.quarantine = Quarantine::ScratchPage}});
   constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);

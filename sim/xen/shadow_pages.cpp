@@ -70,7 +70,7 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
   }
   co_await charge_edit(cpu, edit);
   co_await cpu.charge(CostId::PageReference, references);
-  const Errno status = to_errno(edit.status);
+  Errno status = to_errno(edit.status);
   TableEdit additions;
   additions.added = edit.added;
   if (when == UnmapFlush::Later && !edit.structure_changed && !needs_flush(additions)) {
@@ -79,7 +79,11 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
   } else if (hull.first <= hull.last) {
     if (edit.structure_changed)  // everything will be flushed
       std::ranges::move(std::exchange(context.removed, {}), std::back_inserter(dropped));
-    co_await flush_edit(cpu, domain, context, hull, edit);
+    const Errno flushed = co_await flush_edit(cpu, domain, context, hull, edit);
+    if (flushed != Errno::Ok) {
+      status = flushed;
+      std::ranges::move(std::exchange(dropped, {}), std::back_inserter(context.removed));
+    }
   }
   for (const IoContext::Removed& gone : dropped)
     for (const Mfn frame : gone.frames)
@@ -91,11 +95,18 @@ Task<Errno> Hypervisor::replace_pages(CpuPort& cpu, Domain& domain, IoContext& c
 Task<void> Hypervisor::flush_removed(CpuPort& cpu, Domain& domain, IoContext& context, AddressRange range) {
   if (context.removed.empty()) co_return;
   co_await cpu.acquire(context.lock);
-  const std::vector<Mfn> frames = take_removed(context, range);
+  const std::vector<IoContext::Removed> before = context.removed;
+  std::vector<Mfn> frames = take_removed(context, range);
   if (!frames.empty()) {
     std::vector<AddressRange> exact{1, range};
     if (range == AddressRange{}) exact.clear();
-    co_await flush(cpu, domain, context, std::move(exact));
+    const Errno flushed = co_await flush(cpu, domain, context, std::move(exact));
+    if (flushed != Errno::Ok) {
+      // A virtual unit has no way to say so to the guest that waits for it.
+      crash_guest(domain);
+      context.removed = before;
+      frames.clear();
+    }
   }
   for (const Mfn frame : frames)
     if (holds_reference(frame.address().value())) references_.drop(frame);

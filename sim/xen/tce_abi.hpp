@@ -20,6 +20,7 @@ static_assert(kTceValue.is_partition());
 // [asm/hvcall.h H_*; values from memory]
 enum class TceStatus : std::int64_t {
   Success = 0,
+  Hardware = -1,
   Parameter = -4,
   NotEnoughResources = -44,
   TooHard = 9999,  // the hypervisor proper must look at it

@@ -47,12 +47,17 @@ Task<TceStatus> TceCalls::set(CpuPort& cpu, IoContext& context, Iova page, std::
         {.input = page.value(), .output = entry->machine.value(), .permissions = entry->permissions}));
   if (entry && edit.status == EditStatus::Ok) xen_.take_reference(Mfn(entry->machine));
   co_await xen_.charge_edit(cpu, edit);
-  const TceStatus status = edit.status == EditStatus::Ok ? TceStatus::Success : TceStatus::Parameter;
+  TceStatus status = edit.status == EditStatus::Ok ? TceStatus::Success : TceStatus::Parameter;
   // Added entries are killed as well: the call does not look at what was there.
   edit.modified = edit.modified || edit.added;
   const AddressRange range{page.value(), page.value() + (kPageSize.value() - 1)};
-  if (edit.modified) co_await xen_.flush_edit(cpu, domain_, context, range, edit);
-  if (before) xen_.drop_reference(Mfn(Hpa(before->output)));
+  Errno flushed = Errno::Ok;
+  if (edit.modified) flushed = co_await xen_.flush_edit(cpu, domain_, context, range, edit);
+  if (flushed != Errno::Ok) status = TceStatus::Hardware;
+  if (before && flushed == Errno::Ok)
+    xen_.drop_reference(Mfn(Hpa(before->output)));
+  else if (before)
+    context.deferred_frames.push_back(Mfn(Hpa(before->output)));  // devices may still reach it
   cpu.release(context.lock);
   co_return status;
 }

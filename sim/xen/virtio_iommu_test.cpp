@@ -48,6 +48,18 @@ TEST_P(XenVirtioIommu, UnmapOfAnEmptyRangeSucceeds) {
   EXPECT_EQ(b.unmap(kDomain, 5, 4), Status::Range) << "no range at all";
 }
 
+// Kills: an answer to the driver although no unit gave one; pages that are let go of before.
+TEST_P(XenVirtioIommu, UnmapWithoutAnAnswerOfTheUnitIsADeviceError) {
+  VirtioBench b(family());
+  ASSERT_EQ(b.attach(kDomain, kNic), Status::Ok);
+  ASSERT_EQ(b.map(kDomain, 0x10000, 0x10fff, 0x10000), Status::Ok);
+  ASSERT_TRUE(b.reach(kNic, 0x10000));
+  b.m.xen.unit(0).lose_invalidations(1);
+  EXPECT_EQ(b.unmap(kDomain, 0x10000, 0x10fff), Status::DeviceError);
+  EXPECT_EQ(b.m.xen.references().total(), 1U);
+  ASSERT_EQ(b.detach(kDomain, kNic), Status::Ok);
+  EXPECT_EQ(b.m.xen.references().total(), 0U) << "no cache knows the context any more";
+}
 // Behaviour 96. Kills: an UNMAP that stops at the first hole, or takes a neighbour along.
 TEST_P(XenVirtioIommu, UnmapOverSeveralMappingsAndHolesRemovesThemAll) {
   VirtioBench b(family());

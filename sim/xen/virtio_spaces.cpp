@@ -315,18 +315,20 @@ Task<VirtioSpaces::Status> VirtioSpaces::unmap(CpuPort& cpu, virtio::UnmapReques
   std::vector<AddressRange> gone;
   for (auto at = first; at != end; at = mappings.erase(at)) gone.push_back({at->first, at->second.last});
   mappings_ -= gone.size();
-  if (!gone.empty() && space.context != nullptr) co_await remove(cpu, space, std::move(gone));
-  co_return Status::Ok;
+  Status status = Status::Ok;
+  if (!gone.empty() && space.context != nullptr) status = co_await remove(cpu, space, std::move(gone));
+  co_return status;
 }
 
 // Invalidated on hardware when it returns.
-Task<void> VirtioSpaces::remove(CpuPort& cpu, Space& space, std::vector<AddressRange> ranges) {
+Task<VirtioSpaces::Status> VirtioSpaces::remove(CpuPort& cpu, Space& space, std::vector<AddressRange> ranges) {
   const unsigned levels = space.context->table->root().top_level + 1U;
   co_await charge_call(cpu);
   co_await cpu.charge(CostId::TableRead, levels * ranges.size());
   const Errno status = co_await xen_.replace_pages(cpu, domain_, *space.context, std::move(ranges), {});
   // Whole mappings as they were entered: nothing has to be split, so nothing can fail for want of memory.
-  SIM_CHECK(status == Errno::Ok, "what a space has mapped is in its context");
+  SIM_CHECK(status == Errno::Ok || status == Errno::InputOutput, "what a space has mapped is in its context");
+  co_return to_status(status);
 }
 
 std::variant<Gpa, virtio::FaultReason> VirtioSpaces::translate(RequesterId endpoint, Iova address,

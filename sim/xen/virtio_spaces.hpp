@@ -108,7 +108,7 @@ class VirtioSpaces {
   [[nodiscard]] bool is_reserved(const Space& space, AddressRange range) const;
   [[nodiscard]] std::optional<Backing> backing(std::uint64_t first, const Mapping& mapping) const;
   Task<Status> install(CpuPort& cpu, Space& space, std::uint64_t first, Mapping mapping);
-  Task<void> remove(CpuPort& cpu, Space& space, std::vector<AddressRange> ranges);
+  Task<Status> remove(CpuPort& cpu, Space& space, std::vector<AddressRange> ranges);
   Task<Status> enter(CpuPort& cpu, Endpoint& endpoint, Space& space);
   Task<Status> make_real(CpuPort& cpu, Space& space);
   Task<void> abandon(CpuPort& cpu, std::uint32_t space);
