@@ -84,11 +84,13 @@ TEST_P(XenBatch, MixedOperationsTakeEffectInOrderWithOneFlush) {
   for (const std::uint64_t dfn : {0x100U, 0x102U, 0x140U}) ASSERT_TRUE(m.reach(kNic, Dfn(dfn)));
   m.unit().forget_history();
   const std::uint64_t flushes = m.xen.counters().flush_calls;
+  const std::uint64_t accesses = m.cpu.charged()[CostId::GuestPageAccess];
   const Result done =
       batch(m, context, {unmap_op(0x100, 2), map_op(0x180, 40, 3), unmap_op(0x140, 1), map_op(0x100, 50, 1)});
   EXPECT_EQ(done.status, Errno::Ok);
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(done.of(i), Errno::Ok) << i;
   EXPECT_EQ(done.ops[1].done, 3U);
+  EXPECT_EQ(m.cpu.charged()[CostId::GuestPageAccess] - accesses, 1U) << "of the list, which is in one page";
   EXPECT_EQ(m.xen.counters().flush_calls, flushes + 1);
   EXPECT_EQ(m.unit().fences, 1U);
   EXPECT_EQ(m.reach(kNic, Dfn(0x100)), m.frame(m.guest(), Gfn(50)));
@@ -114,14 +116,17 @@ TEST_P(XenBatch, ARefusedOperationKeepsItsStatusAndTheOthersHappen) {
   const std::uint16_t context = m.attached(m.guest());
   BatchOp odd = map_op(0x300, 1, 1);
   odd.kind = 77;
+  odd.done = 77;
   BatchOp flagged = unmap_op(0x100, 1);
   flagged.map_flags = 1;
+  BatchOp padded = map_op(0x300, 1, 1);
+  padded.pad = 1;
   const Result done = batch(m, context,
                             {map_op(0x100, 20, 2), map_op(0x101, 30, 2), odd, unmap_op(0x200, 1), flagged,
-                             map_op(0x110, kGuestPages, 1), map_op(0x120, 40, 1, k2MiB), map_op(0x130, 50, 1)});
+                             map_op(0x110, kGuestPages, 1), map_op(0x120, 40, 1, k2MiB), map_op(0x130, 50, 1), padded});
   EXPECT_EQ(done.status, Errno::Ok);
-  const std::array expected{Errno::Ok,      Errno::AddressInUse, Errno::Invalid, Errno::NoEntry,
-                            Errno::Invalid, Errno::NoEntry,      Errno::Invalid, Errno::Ok};
+  const std::array expected{Errno::Ok,      Errno::AddressInUse, Errno::Invalid, Errno::NoEntry, Errno::Invalid,
+                            Errno::NoEntry, Errno::Invalid,      Errno::Ok,      Errno::Invalid};
   for (std::size_t i = 0; i < expected.size(); ++i) {
     EXPECT_EQ(done.of(i), expected[i]) << i;
     EXPECT_EQ(done.ops[i].done, expected[i] == Errno::Ok ? done.ops[i].nr_pages : 0) << i;
@@ -188,8 +193,19 @@ TEST_P(XenBatch, MalformedBatchesAreRefusedWhole) {
   EXPECT_EQ(status(with([](auto& b) { b.ops = ~0ULL - 3; })), Errno::BadAddress);
   EXPECT_EQ(status(with([](auto& b) { b.ops = kPageSize.value() * kGuestPages - 8; })), Errno::BadAddress);
   EXPECT_EQ(m.raw(m.guest(), static_cast<std::uint32_t>(Subop::Batch), Gpa(~0ULL)), Errno::BadAddress);
+  EXPECT_EQ(status(with([](auto& b) { b.pad = 1; })), Errno::Invalid);
   EXPECT_EQ(status(with([](auto& b) { b.nr_ops = 0; })), Errno::Ok);
+  EXPECT_EQ(status(with([](auto& b) { b.nr_ops = abi::kMostBatchOps; })), Errno::Ok) << "as many as there may be";
   EXPECT_EQ(m.xen.references().total(), 0U);
+}
+// Kills: a batch as a way round the offer.
+TEST_P(XenBatch, WithoutDeferredFlushABatchHasNoneEither) {
+  Machine m(family(), {.op = {.batching = Batching::Offered}});
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 1).status, Errno::Ok);
+  EXPECT_EQ(batch(m, context, {unmap_op(0x100, 1, BatchKind::UnmapDeferred)}).of(0), Errno::Invalid);
+  EXPECT_EQ(batch(m, context, {unmap_op(0x100, 1)}, abi::kBatchFlushContext).status, Errno::Invalid);
+  EXPECT_EQ(m.reach(kNic, Dfn(0x100)), m.frame(m.guest(), Gfn(20)));
 }
 // Kills: a flush at the end that forgets what deferred operations left, or is done without them.
 TEST_P(XenBatch, DeferredOperationsWaitForTheFlushOfTheSameBatch) {
@@ -355,13 +371,17 @@ TEST_P(XenBatch, LargePagesAreAlignedInBothSpaces) {
   abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(1024 + 1), 1);
   unmap.pgsize = k2MiB;
   EXPECT_EQ(m.call(m.guest(), Subop::UnmapPages, unmap), Errno::Invalid);
+  BatchOp crooked = unmap_op(1025, 1);
+  crooked.pgsize = k2MiB;
   const Result done =
-      batch(m, context, {map_op(1024, 512, 1, k2MiB), map_op(4096, 512, 1), map_op(4097, 512, 1, k2MiB)});
+      batch(m, context, {map_op(1024, 512, 1, k2MiB), map_op(4096, 512, 1), map_op(4097, 512, 1, k2MiB), crooked});
   EXPECT_EQ(done.of(0), Errno::Ok);
   EXPECT_EQ(done.ops[0].done, 1U);
   EXPECT_EQ(leaf_at(m, context, 1024), 21U);
   EXPECT_EQ(leaf_at(m, context, 4096), kPageLg2);
   EXPECT_EQ(done.of(2), Errno::Invalid);
+  EXPECT_EQ(done.of(3), Errno::Invalid);
+  EXPECT_EQ(m.reach(kNic, Dfn(1025)), m.frame(m.guest(), Gfn(513)));
 }
 // Kills: a large leaf that nobody set pages aside for, so that splitting it fails; pages set aside twice.
 TEST_P(XenBatch, ALargeLeafReservesTheTablesThatSplitIt) {
