@@ -19,6 +19,7 @@ namespace iommu {
   fault.pasid = request.pasid;
   fault.type = request.type;
   fault.privileged = request.privileged;
+  fault.execute = request.execute;
   return fault;
 }
 

@@ -99,6 +99,7 @@ struct PageRequest {
   bool privileged = false;
   bool last = true;
   std::uint16_t group = 0;
+  bool execute = false;
 };
 
 // The answer to a group of page requests of a device.

@@ -41,6 +41,7 @@ struct TranslationRequest {
   Access access = Access::Read;
   AddressType type = AddressType::Untranslated;
   bool privileged = false;  // PASID prefix "privileged mode requested"
+  bool execute = false;     // PASID prefix "execute requested": a read is an instruction fetch; means nothing in a write
 };
 
 struct MemoryAttributes {
@@ -57,6 +58,7 @@ struct Translation {
   MemoryAttributes attributes;
   // True when remapping took no part (pass-through context, translation off); caches may then hold nothing.
   bool is_bypass = false;
+  bool executable = false;  // of an ATS request that asked to execute: it may
 };
 
 enum class Stage : std::uint8_t { Context, Stage1, Stage2 };
@@ -104,6 +106,7 @@ struct Fault {
   std::optional<Pasid> pasid;
   AddressType type = AddressType::Untranslated;
   bool privileged = false;
+  bool execute = false;
   // True when the entry that faulted asks hardware to process but not to record it.
   bool suppressed = false;
   std::optional<Hpa> table_entry{};  // the entry that could not be read or written, where memory failed
