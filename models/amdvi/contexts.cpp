@@ -106,6 +106,8 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
     co_return result;
   }
   context = decode_entry(entry);
+  // Without PASID there is no privilege: such requests are the user's.
+  if (!request.pasid) context.privilege = Override::Never;
   const bool walks = get<kDecoded, "translates">(context.family_bits) != 0 &&
                      get<kDecoded, "mode">(context.family_bits) <= capabilities_.host_levels;
   if (walks && uses_guest_tables(request, entry)) {

@@ -223,11 +223,10 @@ TranslationResponse Core::respond(const TranslationRequest& request, const Conte
   return Translation{Hpa(leaf.address), lg2, leaf.allowed & allowed_by_entry(context), leaf.attributes, false};
 }
 
-// Without PASID there is no privilege: such requests are the user's.
-GuestFormat Core::guest_format(const TranslationRequest& request) const {
+GuestFormat Core::guest_format(AccessMode mode) const {
   const std::uint64_t control = reg(kRegControl);
   return GuestFormat({.host_address_bits = capabilities_.host_address_bits,
-                      .supervisor = request.pasid && request.privileged,
+                      .supervisor = mode.privileged,
                       .checks_user = capabilities_.user_supervisor,
                       .mark_accessed = get<kControl, "GAUpdateDis">(control) == 0,
                       .mark_dirty = get<kControl, "GDUpdateDis">(control) == 0});
@@ -257,10 +256,10 @@ Task<TranslationResponse> Core::walk_host(TranslationRequest request, Context co
 
 Task<TranslationResponse> Core::walk_guest(TranslationRequest request, Context context, MemoryPort& memory,
                                            WalkAids aids) {
-  const GuestFormat format = guest_format(request);
-  const WalkResult result =
-      co_await walk_tables(format, context.stage1, request.address.value(), request.access,
-                           HostTables{memory, AccessKind::Stage1Entry}, Stage::Stage1, context.stage1_tag(), aids);
+  const GuestFormat format = guest_format(context.mode_of(request));
+  const WalkResult result = co_await walk_tables(format, context.stage1, request.address.value(), request.access,
+                                                 HostTables{memory, AccessKind::Stage1Entry}, Stage::Stage1,
+                                                 context.stage1_tag(context.mode_of(request)), aids);
   if (const auto* leaf = std::get_if<WalkLeaf>(&result)) co_return respond(request, context, *leaf);
   const auto& stop = std::get<WalkStop>(result);
   Fault refused = guest_fault(request, context, guest_row(stop, format));
@@ -272,7 +271,7 @@ Task<TranslationResponse> Core::walk_guest(TranslationRequest request, Context c
 // that both give. [§2.2.6]
 Task<TranslationResponse> Core::walk_nested(TranslationRequest request, Context context, MemoryPort& memory,
                                             WalkAids aids) {
-  const GuestFormat format = guest_format(request);
+  const GuestFormat format = guest_format(context.mode_of(request));
   const NestedTables<HostFormat> tables{memory,
                                         AccessKind::Stage1Entry,
                                         host_format(context),
@@ -281,7 +280,7 @@ Task<TranslationResponse> Core::walk_nested(TranslationRequest request, Context 
                                         aids,
                                         std::min(input_bits(context.stage2.top_level), 64U)};
   const WalkResult first = co_await walk_tables(format, context.stage1, request.address.value(), request.access, tables,
-                                                Stage::Stage1, context.stage1_tag(), aids);
+                                                Stage::Stage1, context.stage1_tag(context.mode_of(request)), aids);
   if (const auto* stop = std::get_if<WalkStop>(&first)) {
     if (stop->stage2) co_return refuse(nested_fault(request, context, *stop->stage2));
     Fault refused = guest_fault(request, context, guest_row(*stop, format));

@@ -72,7 +72,7 @@ class Core final : public IommuCore {
   [[nodiscard]] std::uint8_t cacheable_lg2(std::uint64_t input, const Context& context, std::uint8_t page_lg2) const;
   [[nodiscard]] TranslationResponse respond(const TranslationRequest& request, const Context& context,
                                             const WalkLeaf& leaf) const;
-  [[nodiscard]] GuestFormat guest_format(const TranslationRequest& request) const;
+  [[nodiscard]] GuestFormat guest_format(AccessMode mode) const;
   Task<TranslationResponse> walk_host(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);
   Task<TranslationResponse> walk_guest(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);
   Task<TranslationResponse> walk_nested(TranslationRequest request, Context context, MemoryPort& memory, WalkAids aids);

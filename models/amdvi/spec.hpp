@@ -22,6 +22,8 @@
 //   ASSUMPTION(amdvi-011): ring pointers beyond the ring are taken modulo its size.
 //   ASSUMPTION(amdvi-012): a guest address that is not canonical is a guest page that is not present.
 //   ASSUMPTION(amdvi-013): a translated request of a device with guest tables needs its GCR3 entry like any other.
+//   DEVIATION(amdvi-014):  no requests to execute: EFR.NXSup = 0. A read that asks to execute is checked as a read, and
+//                          NX of guest entries denies nothing.
 #pragma once
 
 #include <array>

@@ -78,8 +78,8 @@ Identity compose(const UnitFeatures& f) {
       {"CMDQS", kLargestQueueLg2},
       {"ATTR_PERMS_OVR", 1},
   }));
-  id.idr3 =
-      static_cast<std::uint32_t>(pack<kIdr3>({{"HAD", 1}, {"PPS", 1}, {"RIL", 1}, {"BBML", kBreakBeforeMakeLevel2}}));
+  id.idr3 = static_cast<std::uint32_t>(
+      pack<kIdr3>({{"HAD", 1}, {"XNX", 1}, {"PPS", 1}, {"RIL", 1}, {"BBML", kBreakBeforeMakeLevel2}}));
   id.idr5 = static_cast<std::uint32_t>(pack<kIdr5>({
       {"OAS", size_code(f.host_address_bits)},
       {"GRAN4K", 1},
@@ -119,7 +119,8 @@ Capabilities::Capabilities(const Identity& id)
       terminates_only_with_abort(get<kIdr0, "TERM_MODEL">(id.idr0) != 0),
       range_invalidation(get<kIdr3, "RIL">(id.idr3) != 0),
       flat_permissions(get<kIdr3, "HAD">(id.idr3) != 0),
-      privilege_override(get<kIdr1, "ATTR_PERMS_OVR">(id.idr1) != 0),
+      attribute_override(get<kIdr1, "ATTR_PERMS_OVR">(id.idr1) != 0),
+      stage2_execution_by_privilege(get<kIdr3, "XNX">(id.idr3) != 0),
       wide_output(output_bits == kWideOutputBits),
       wide_input(get<kIdr5, "VAX">(id.idr5) != 0),
       checks_context_pointer(id.aidr != 0) {}

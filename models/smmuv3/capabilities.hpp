@@ -37,9 +37,10 @@ struct Capabilities {
   std::uint8_t granules;  // bit n: kGranules0[n]
   bool stage1, stage2, two_level_streams, two_level_contexts, ats, split_stage_ats, page_requests, messages;
   bool wide_asids, wide_vmids, vmid_wildcards, terminates_only_with_abort, range_invalidation, flat_permissions;
-  bool privilege_override;
-  bool wide_output, wide_input;  // 52 bits, with the 64 KiB granule
-  bool checks_context_pointer;   // SMMUv3.1 and later
+  bool attribute_override;             // PRIVCFG and INSTCFG
+  bool stage2_execution_by_privilege;  // XNX
+  bool wide_output, wide_input;        // 52 bits, with the 64 KiB granule
+  bool checks_context_pointer;         // SMMUv3.1 and later
 
   [[nodiscard]] bool supports_granule(unsigned lg2) const;
   // Of IPS and S2PS: what exceeds the OAS behaves as the OAS.

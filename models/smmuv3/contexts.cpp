@@ -40,6 +40,13 @@ bool is_consistent(Granule granule) {
   return granule.input_bits >= least && granule.input_bits <= most;
 }
 
+Override override_of(std::uint64_t field) {
+  const auto value = static_cast<AttributeOverride>(field);
+  return value == AttributeOverride::On    ? Override::Always
+         : value == AttributeOverride::Off ? Override::Never
+                                           : Override::AsRequested;
+}
+
 std::uint64_t aligned(std::uint64_t address, unsigned lg2) { return address >> lg2 << lg2; }
 
 // A starting table is aligned to its size, and to 64 bytes where output addresses have 52 bits. [§5.2 S2TTB]
@@ -213,7 +220,7 @@ Task<Core::Pointer> Core::locate_structure(TranslationRequest request, Context c
   Pointer pointer{Hpa(address), std::nullopt};
   if (context.kind != ContextKind::Stage2) co_return pointer;
   const Origin origin{.access = FaultingAccess::ContextDescriptor, .intermediate = Gpa(address)};
-  const Stage2Format format = stage2_format(context, origin.access);
+  const Stage2Format format = stage2_format(context, origin.access, {});
   if (address >> get<kDecoded, "stage2_input_bits">(context.family_bits) != 0) {
     pointer.fault = stage2_fault(request, context, kFault<"F_TRANSLATION">, origin);
     co_return pointer;
@@ -333,6 +340,7 @@ void Core::decode_stage1(const Cd& cd, Context& context) const {
   bits = with<kDecoded, "flat0">(bits, capabilities_.flat_permissions ? get<kCd, "HAD0">(cd) : 0);
   bits = with<kDecoded, "flat1">(bits, capabilities_.flat_permissions ? get<kCd, "HAD1">(cd) : 0);
   bits = with<kDecoded, "never_user_data">(bits, get<kCd, "PAN">(cd));
+  bits = with<kDecoded, "write_execute_never">(bits, get<kCd, "WXN">(cd));
   bits = with<kDecoded, "stall">(bits, get<kCd, "S">(cd));
   bits = with<kDecoded, "record">(bits, get<kCd, "R">(cd));
   bits = with<kDecoded, "abort">(bits, get<kCd, "A">(cd));
@@ -365,8 +373,8 @@ Task<ContextResult> Core::find_context(TranslationRequest request, MemoryPort& m
   Context context;
   context.domain = DomainTag(capabilities_.stage2 ? static_cast<std::uint32_t>(get<kSte, "S2VMID">(ste)) : 0);
   context.family_bits = with<kDecoded, "ats">(0, static_cast<std::uint64_t>(ats_mode(ste)));
-  if (capabilities_.privilege_override)
-    context.family_bits = with<kDecoded, "privilege">(context.family_bits, get<kSte, "PRIVCFG">(ste));
+  context.privilege = override_of(capabilities_.attribute_override ? get<kSte, "PRIVCFG">(ste) : 0);
+  context.execution = override_of(capabilities_.attribute_override ? get<kSte, "INSTCFG">(ste) : 0);
   if (const auto refused = refused_by_kind(request, context)) co_return stop(*refused);
   if (const FaultRow* row = check_substream(request, ste)) co_return stop(fault_of(request, row, Stage::Context));
 

@@ -26,6 +26,24 @@ struct InputRange {
   Granule granule;
 };
 
+// As whose and as what a transaction is checked. An ATS request without PASID and a translated transaction
+// (IDR3.PASIDTT = 0) come as unprivileged data; what an ATS request asks to execute is granted beside its rights, and
+// refuses nothing. [§3.9.1.3, §13.7]
+AccessMode mode_of(TranslationRequest request, const Context& context) {
+  const bool by_ats = request.type != AddressType::Untranslated;
+  if (by_ats) request.execute = false;
+  if (request.type == AddressType::Translated || (by_ats && !request.pasid)) request.privileged = false;
+  return context.mode_of(request);
+}
+
+std::uint64_t detail_of(const TranslationRequest& request, const Context& context, FaultingAccess access) {
+  const AccessMode mode = mode_of(request, context);
+  return pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(access)},
+                             {"table_read", 1},
+                             {"privileged", mode.privileged ? 1U : 0U},
+                             {"instruction", mode.execute && request.access == Access::Read ? 1U : 0U}});
+}
+
 // The range that VA[55] selects, unless it is disabled or the address is not sign-extended into it. [§3.4.1]
 std::optional<InputRange> input_range(const Context& context, std::uint64_t address) {
   const std::uint64_t bits = context.family_bits;
@@ -91,17 +109,6 @@ TranslationResponse Core::pass_translated(const TranslationRequest& request) con
 
 // Faults --------------------------------------------------------------------------------------------------------------
 
-bool Core::is_privileged(const TranslationRequest& request, const Context& context) const {
-  switch (static_cast<PrivilegeOverride>(get<kDecoded, "privilege">(context.family_bits))) {
-    case PrivilegeOverride::Unprivileged:
-      return false;
-    case PrivilegeOverride::Privileged:
-      return true;
-    default:
-      return request.privileged;
-  }
-}
-
 // Only untranslated transactions stall; the record is then made in any case. [§5.5] No more records of stalls than
 // STALL_MAX are without an answer. [§6.3.6]
 void Core::stall(Fault& fault) {
@@ -118,9 +125,7 @@ void Core::stall(Fault& fault) {
 Fault Core::stage1_fault(const TranslationRequest& request, const Context& context, const FaultRow* row) {
   const std::uint64_t bits = context.family_bits;
   Fault fault = fault_of(request, row, Stage::Stage1);
-  fault.family_bits = pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(FaultingAccess::Input)},
-                                          {"table_read", 1},
-                                          {"privileged", is_privileged(request, context) ? 1U : 0U}});
+  fault.family_bits = detail_of(request, context, FaultingAccess::Input);
   if (!row->qualified) return fault;
   fault.suppressed = get<kDecoded, "record">(bits) == 0;
   if (get<kDecoded, "abort">(bits) == 0) fault.termination = Termination::ReadsZero;
@@ -133,10 +138,8 @@ Fault Core::stage2_fault(const TranslationRequest& request, const Context& conte
   const std::uint64_t bits = context.family_bits;
   Fault fault = fault_of(request, row, Stage::Stage2);
   fault.gpa = origin.intermediate;
-  fault.family_bits = pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(origin.access)},
-                                          {"stage2", 1},
-                                          {"table_read", origin.is_table_read ? 1U : 0U},
-                                          {"privileged", is_privileged(request, context) ? 1U : 0U}});
+  fault.family_bits = with<kFaultDetail, "stage2">(detail_of(request, context, origin.access), 1);
+  fault.family_bits = with<kFaultDetail, "table_read">(fault.family_bits, origin.is_table_read ? 1 : 0);
   if (!row->qualified) return fault;
   fault.suppressed = get<kDecoded, "stage2_record">(bits) == 0;
   if (get<kDecoded, "stage2_stall">(bits) != 0) stall(fault);
@@ -156,7 +159,7 @@ Fault Core::stage1_stop(const TranslationRequest& request, const Context& contex
   if (stop.kind == StopKind::Stage2) {
     const Origin origin{
         .access = FaultingAccess::Table, .intermediate = stop.stage2->address, .is_table_read = !stop.while_marking};
-    return stage2_stop(request, context, stage2_format(context, FaultingAccess::Table), *stop.stage2, origin);
+    return stage2_stop(request, context, stage2_format(context, FaultingAccess::Table, {}), *stop.stage2, origin);
   }
   const FaultRow* row = row_of(stop.kind, format.lacks_access_flag(stop.entry));
   Fault fault = stage1_fault(request, context, row);
@@ -197,12 +200,19 @@ Stage1Format Core::stage1_format(const TranslationRequest& request, const Contex
                        .output_bits = static_cast<unsigned>(get<kDecoded, "output_bits">(bits)),
                        .wide_output = capabilities_.wide_output,
                        .flags = static_cast<FlagHandling>(get<kDecoded, "flags">(bits)),
-                       .privileged = is_privileged(request, context),
+                       .mode = mode_of(request, context),
                        .never_user_data = get<kDecoded, "never_user_data">(bits) != 0,
+                       .write_execute_never = get<kDecoded, "write_execute_never">(bits) != 0,
                        .flat_permissions = (upper ? get<kDecoded, "flat1">(bits) : get<kDecoded, "flat0">(bits)) != 0});
 }
 
-Stage2Format Core::stage2_format(const Context& context, FaultingAccess access) const {
+// What of it stage 2 tells apart.
+AccessMode Core::stage2_mode(AccessMode mode) const {
+  mode.privileged = mode.privileged && mode.execute && capabilities_.stage2_execution_by_privilege;
+  return mode;
+}
+
+Stage2Format Core::stage2_format(const Context& context, FaultingAccess access, AccessMode mode) const {
   const std::uint64_t bits = context.family_bits;
   return Stage2Format(
       {.granule = {kGranules0[get<kDecoded, "stage2_granule">(bits)],
@@ -210,6 +220,8 @@ Stage2Format Core::stage2_format(const Context& context, FaultingAccess access) 
        .output_bits = capabilities_.address_size(get<kDecoded, "stage2_output">(bits)),
        .wide_output = capabilities_.wide_output,
        .flags = static_cast<FlagHandling>(get<kDecoded, "stage2_flags">(bits)),
+       .mode = mode,
+       .execution_by_privilege = capabilities_.stage2_execution_by_privilege,
        .no_device_memory = access != FaultingAccess::Input && get<kDecoded, "stage2_protect">(bits) != 0});
 }
 
@@ -224,27 +236,36 @@ Task<TranslationResponse> Core::walk(TranslationRequest request, Context context
   // Stage 1 is bypassed: its output is the input, if it has that many bits. [§3.4]
   if (capabilities_.beyond_output(request.address.value())) {
     Fault fault = fault_of(request, kFault<"F_ADDR_SIZE">, Stage::Stage1);
-    fault.family_bits = pack<kFaultDetail>({{"class", static_cast<std::uint64_t>(FaultingAccess::Input)},
-                                            {"table_read", 1},
-                                            {"privileged", is_privileged(request, context) ? 1U : 0U}});
+    fault.family_bits = detail_of(request, context, FaultingAccess::Input);
     return at_once(refuse(fault));
   }
   if (context.kind == ContextKind::Bypass) return at_once(bypass(request));
   return walk_stage2(request, context, memory, aids);
 }
 
+// An ATS request that asked to execute learns whether it may. [§13.7.1]
+Translation Core::respond(const TranslationRequest& request, const Context& context, const WalkLeaf& leaf) {
+  Translation translation{
+      Hpa(leaf.address), leaf.page_lg2, {.read = leaf.allowed.read, .write = leaf.allowed.write}, leaf.attributes};
+  const bool asked = request.type == AddressType::TranslationRequest && request.pasid && request.execute;
+  const bool all_is_data = context.execution == Override::Never;
+  translation.executable = asked && leaf.allowed.read && (all_is_data || !leaf.allowed.execute_never);
+  return translation;
+}
+
 Task<TranslationResponse> Core::walk_stage2(TranslationRequest request, Context context, MemoryPort& memory,
                                             WalkAids aids) {
   const std::uint64_t address = request.address.value();
-  const Stage2Format format = stage2_format(context, FaultingAccess::Input);
+  const AccessMode mode = stage2_mode(mode_of(request, context));
+  const Stage2Format format = stage2_format(context, FaultingAccess::Input, mode);
   const Origin origin{.intermediate = Gpa(address)};
   if (address >> get<kDecoded, "stage2_input_bits">(context.family_bits) != 0)
     co_return refuse(stage2_fault(request, context, kFault<"F_TRANSLATION">, origin));
   const WalkResult result =
       co_await walk_tables(format, context.stage2, address, request.access, HostTables{memory, AccessKind::Stage2Entry},
-                           Stage::Stage2, context.stage2_tag(), aids);
+                           Stage::Stage2, context.stage2_tag(mode), aids);
   if (const auto* leaf = std::get_if<WalkLeaf>(&result)) {
-    TranslationResponse response = Translation{Hpa(leaf->address), leaf->page_lg2, leaf->allowed, leaf->attributes};
+    TranslationResponse response = respond(request, context, *leaf);
     co_return response;
   }
   const auto& stop = std::get<WalkStop>(result);
@@ -260,41 +281,41 @@ Task<TranslationResponse> Core::walk_stage1(TranslationRequest request, Context 
   const auto range = input_range(context, address);
   if (!range) co_return refuse(stage1_fault(request, context, kFault<"F_TRANSLATION">));
   const Stage1Format format = stage1_format(request, context, range->granule);
+  const AccessMode mode = mode_of(request, context);
   const auto stage2_bits = static_cast<unsigned>(get<kDecoded, "stage2_input_bits">(context.family_bits));
   WalkResult first;
   if (context.kind == ContextKind::Nested) {
     const NestedTables<Stage2Format> tables{
-        memory,         AccessKind::Stage1Entry, stage2_format(context, FaultingAccess::Table),
+        memory,         AccessKind::Stage1Entry, stage2_format(context, FaultingAccess::Table, {}),
         context.stage2, context.stage2_tag(),    aids,
         stage2_bits};
     first = co_await walk_tables(format, range->root, address, request.access, tables, Stage::Stage1,
-                                 context.stage1_tag(), aids);
+                                 context.stage1_tag(mode), aids);
   } else {
     first =
         co_await walk_tables(format, range->root, address, request.access, HostTables{memory, AccessKind::Stage1Entry},
-                             Stage::Stage1, context.stage1_tag(), aids);
+                             Stage::Stage1, context.stage1_tag(mode), aids);
   }
   if (const auto* stop = std::get_if<WalkStop>(&first)) co_return refuse(stage1_stop(request, context, format, *stop));
   const WalkLeaf leaf = std::get<WalkLeaf>(first);
-  Translation translation{Hpa(leaf.address), leaf.page_lg2, leaf.allowed, leaf.attributes};
   const bool intermediate = request.type == AddressType::TranslationRequest && ats_of(context) == AtsMode::SplitStage;
   if (context.kind == ContextKind::Stage1 || intermediate) {
-    TranslationResponse response = translation;
+    TranslationResponse response = respond(request, context, leaf);
     co_return response;
   }
-  const Stage2Format output = stage2_format(context, FaultingAccess::Input);
+  const AccessMode mode2 = stage2_mode(mode);
+  const Stage2Format output = stage2_format(context, FaultingAccess::Input, mode2);
   const NestedTables<Stage2Format> outputs{
-      memory, AccessKind::Stage2Entry, output, context.stage2, context.stage2_tag(), aids, stage2_bits};
+      memory, AccessKind::Stage2Entry, output, context.stage2, context.stage2_tag(mode2), aids, stage2_bits};
   const WalkResult second = co_await outputs.translate(Gpa(leaf.address), request.access);
   if (const auto* stop = std::get_if<WalkStop>(&second))
     co_return refuse(stage2_stop(request, context, output,
                                  {stop->kind, stop->level, Gpa(leaf.address), stop->entry, stop->entry_address},
                                  {.intermediate = Gpa(leaf.address)}));
   const auto& last = std::get<WalkLeaf>(second);
-  translation.address = Hpa(last.address);
-  translation.page_lg2 = std::min(last.page_lg2, leaf.page_lg2);
-  translation.allowed = last.allowed & leaf.allowed;
-  TranslationResponse response = translation;
+  TranslationResponse response =
+      respond(request, context,
+              {last.address, std::min(last.page_lg2, leaf.page_lg2), last.allowed & leaf.allowed, leaf.attributes});
   co_return response;
 }
 

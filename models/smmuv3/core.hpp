@@ -102,8 +102,10 @@ class Core final : public IommuCore {
   // Walks (core.cpp)
   [[nodiscard]] Stage1Format stage1_format(const TranslationRequest& request, const Context& context,
                                            Granule granule) const;
-  [[nodiscard]] Stage2Format stage2_format(const Context& context, FaultingAccess access) const;
-  [[nodiscard]] bool is_privileged(const TranslationRequest& request, const Context& context) const;
+  [[nodiscard]] Stage2Format stage2_format(const Context& context, FaultingAccess access, AccessMode mode) const;
+  [[nodiscard]] AccessMode stage2_mode(AccessMode mode) const;
+  [[nodiscard]] static Translation respond(const TranslationRequest& request, const Context& context,
+                                           const WalkLeaf& leaf);
   [[nodiscard]] std::optional<Fault> refused_by_kind(const TranslationRequest& request, const Context& context) const;
   [[nodiscard]] Fault stage1_fault(const TranslationRequest& request, const Context& context, const FaultRow* row);
   [[nodiscard]] Fault stage2_fault(const TranslationRequest& request, const Context& context, const FaultRow* row,

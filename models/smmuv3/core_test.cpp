@@ -228,9 +228,9 @@ TEST(Smmuv3Walk, RightsDependOnPrivilegeTablesAndOverrides) {
   table(1, 0);
   EXPECT_EQ(print(bench.translate(user)), "F_PERMISSION");
   EXPECT_EQ(print(bench.translate(privileged)), ok);
-  bench.ste<"PRIVCFG">(static_cast<std::uint64_t>(PrivilegeOverride::Privileged));
+  bench.ste<"PRIVCFG">(static_cast<std::uint64_t>(AttributeOverride::On));
   EXPECT_EQ(print(bench.translate(user)), ok);
-  bench.ste<"PRIVCFG">(static_cast<std::uint64_t>(PrivilegeOverride::Unprivileged));
+  bench.ste<"PRIVCFG">(static_cast<std::uint64_t>(AttributeOverride::Off));
   EXPECT_EQ(print(bench.translate(privileged)), "F_PERMISSION");
   bench.ste<"PRIVCFG">(0);
   bench.cd<"HAD0">(1);
@@ -427,10 +427,9 @@ TEST(Smmuv3Validity, IgnoredFieldsAreIgnored) {
   bench.ste<"S2T0SZ">(63);
   bench.ste<"S2S">(1);
   bench.ste<"EATS">(0);
-  // smmuv3-012
   bench.cd<"WXN">(1);
   bench.cd<"UWXN">(1);
-  bench.cd<"ASET">(0);
+  bench.cd<"ASET">(0);  // smmuv3-012
   EXPECT_EQ(print(bench.translate(bench.request())), std::to_string(kOutput));
   EXPECT_EQ(print(bench.translate(bench.request(Access::Write))), std::to_string(kOutput));
   bench.cd<"ASET">(1);

@@ -18,13 +18,13 @@ inline constexpr auto kDecoded = layout("decoded context", "-", 64, {
     {"stage2_input_bits", 43, 38}, {"stage2_granule", 45, 44},  // by S2TG
     {"stage2_output", 48, 46},                                  // by S2PS
     {"stage2_flags", 50, 49}, {"stage2_protect", 51, 51}, {"stage2_stall", 52, 52}, {"stage2_record", 53, 53},
-    {"privilege",   55, 54},  // PRIVCFG
-    {"ats",         57, 56},  // AtsMode
-    {"unused",      63, 58, FieldKind::Ignored}});
+    {"ats",         55, 54},  // AtsMode
+    {"write_execute_never", 56, 56},
+    {"unused",      63, 57, FieldKind::Ignored}});
 
 inline constexpr auto kFaultDetail = layout("event details", "-", 64, {
     {"class",        1,  0}, {"stage2",       2,  2}, {"table_read",   3,  3}, {"privileged",   4,  4},
-    {"unused",      63,  5, FieldKind::Ignored}});
+    {"instruction",  5,  5}, {"unused",      63,  6, FieldKind::Ignored}});
 // clang-format on
 static_assert(kDecoded.is_partition() && kFaultDetail.is_partition());
 

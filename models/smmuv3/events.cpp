@@ -45,6 +45,7 @@ Words encode(const Fault& fault) {
   }
   if (walks) {
     put<kEvent, "PnU">(words, get<kFaultDetail, "privileged">(fault.family_bits));
+    put<kEvent, "InD">(words, get<kFaultDetail, "instruction">(fault.family_bits));
     put<kEvent, "S2">(words, get<kFaultDetail, "stage2">(fault.family_bits));
     put<kEvent, "CLASS">(words, get<kFaultDetail, "class">(fault.family_bits));
   }
@@ -164,6 +165,7 @@ std::optional<PageRequestResponse> Core::record_page_request(const PageRequest& 
   put<kPageRequest, "SubstreamID">(record.words, request.pasid ? request.pasid->value() : 0);
   put<kPageRequest, "SSV">(record.words, request.pasid ? 1 : 0);
   put<kPageRequest, "Priv">(record.words, request.pasid && request.privileged ? 1 : 0);
+  put<kPageRequest, "X">(record.words, request.pasid && request.execute ? 1 : 0);
   put<kPageRequest, "R">(record.words, request.wanted.read ? 1 : 0);
   put<kPageRequest, "W">(record.words, request.wanted.write ? 1 : 0);
   put<kPageRequest, "Last">(record.words, request.last ? 1 : 0);

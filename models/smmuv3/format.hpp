@@ -121,10 +121,11 @@ struct Stage1Options {
   unsigned output_bits = 48;
   bool wide_output = false;
   FlagHandling flags = FlagHandling::Fault;
-  bool privileged = false;
-  bool never_user_data = false;   // PAN: privileged data accesses keep off pages that users may access
-  bool flat_permissions = false;  // HAD: APTable is ignored
-  bool blocks = true;             // false: an editor that uses pages only
+  AccessMode mode{};
+  bool never_user_data = false;      // PAN: privileged data accesses keep off pages that users may access
+  bool write_execute_never = false;  // WXN
+  bool flat_permissions = false;     // HAD: APTable is ignored
+  bool blocks = true;                // false: an editor that uses pages only
 };
 
 class Stage1Format {
@@ -132,8 +133,9 @@ class Stage1Format {
   constexpr explicit Stage1Format(const Stage1Options& options)
       : reader_(options.granule, options.output_bits, options.wide_output),
         flags_(options.flags),
-        privileged_(options.privileged),
+        mode_(options.mode),
         never_user_data_(options.never_user_data),
+        write_execute_never_(options.write_execute_never),
         flat_permissions_(options.flat_permissions) {
     if (!options.blocks) reader_.forbid_blocks();
   }
@@ -162,6 +164,11 @@ class Stage1Format {
       if (access == Access::Read && is_clean(entry)) decoded.allowed.write = false;
     }
     return decoded;
+  }
+  // Execution depends on who may write, and tables have a say in that.
+  [[nodiscard]] constexpr Permissions granted(Permissions all) const {
+    const bool executable = !all.execute_never && all.never_written;
+    return {.read = mode_.execute ? executable : all.read, .write = all.write, .execute_never = !executable};
   }
   [[nodiscard]] constexpr std::optional<std::uint64_t> mark_used(std::uint64_t entry, Level level,
                                                                  Access access) const {
@@ -195,17 +202,40 @@ class Stage1Format {
   }
   [[nodiscard]] constexpr Permissions of_leaf(std::uint64_t entry) const {
     const bool user = get<kStage1Leaf, "APUser">(entry) != 0;
-    if (privileged_ ? user && never_user_data_ : !user) return {};
-    return {.read = true, .write = get<kStage1Leaf, "APRead">(entry) == 0 || is_clean(entry)};
+    const bool writable = get<kStage1Leaf, "APRead">(entry) == 0 || is_clean(entry);
+    const bool data = mode_.privileged ? !user || !never_user_data_ : user;
+    const std::uint64_t never = mode_.privileged ? get<kStage1Leaf, "PXN">(entry) : get<kStage1Leaf, "UXN">(entry);
+    return rights(data, {.user = user, .any = writable}, never != 0);
   }
   [[nodiscard]] constexpr Permissions of_table(std::uint64_t entry) const {
-    if (!privileged_ && get<kTableDescriptor, "APTableUser">(entry) != 0) return {};
-    return {.read = true, .write = get<kTableDescriptor, "APTableRead">(entry) == 0};
+    const bool user = get<kTableDescriptor, "APTableUser">(entry) == 0;
+    const bool writable = get<kTableDescriptor, "APTableRead">(entry) == 0;
+    const std::uint64_t never =
+        mode_.privileged ? get<kTableDescriptor, "PXNTable">(entry) : get<kTableDescriptor, "UXNTable">(entry);
+    return rights(mode_.privileged || user, {.user = user, .any = writable}, never != 0);
+  }
+  struct Writers {
+    bool user, any;
+  };
+  // Instructions are fetched from what may not be read as well.
+  [[nodiscard]] constexpr Permissions rights(bool data, Writers writers, bool execute_never) const {
+    return {.read = data || mode_.execute,
+            .write = data && writers.any,
+            .execute_never = execute_never,
+            .never_written = !forbid_execution(writers)};
+  }
+  // What users may write is never executed with privilege; under WXN nobody executes what he may write, a clean page
+  // included. [DDI 0487 D8.4.1.2.3 R_VWLLR, R_FYMXJ, R_SYMMB; D8.5 R_TTLCV]
+  [[nodiscard]] constexpr bool forbid_execution(Writers writers) const {
+    const bool by_user = writers.any && writers.user;
+    if (!write_execute_never_) return mode_.privileged && by_user;
+    return mode_.privileged ? writers.any : by_user;
   }
 
   DescriptorReader reader_;
   FlagHandling flags_;
-  bool privileged_, never_user_data_, flat_permissions_;
+  AccessMode mode_;
+  bool never_user_data_, write_execute_never_, flat_permissions_;
 };
 
 // What the STE decides about stage-2 descriptors.
@@ -214,8 +244,10 @@ struct Stage2Options {
   unsigned output_bits = 48;
   bool wide_output = false;
   FlagHandling flags = FlagHandling::Fault;
-  bool no_device_memory = false;  // S2PTW, for accesses to stage-1 tables and CDs
-  bool blocks = true;             // false: an editor that uses pages only
+  AccessMode mode{};
+  bool execution_by_privilege = false;  // XNX
+  bool no_device_memory = false;        // S2PTW, for accesses to stage-1 tables and CDs
+  bool blocks = true;                   // false: an editor that uses pages only
 };
 
 class Stage2Format {
@@ -223,6 +255,8 @@ class Stage2Format {
   constexpr explicit Stage2Format(const Stage2Options& options)
       : reader_(options.granule, options.output_bits, options.wide_output),
         flags_(options.flags),
+        mode_(options.mode),
+        execution_by_privilege_(options.execution_by_privilege),
         no_device_memory_(options.no_device_memory) {
     if (!options.blocks) reader_.forbid_blocks();
   }
@@ -241,8 +275,10 @@ class Stage2Format {
                                               Access access) const {
     DecodedEntry decoded = reader_.decode(entry, level, input);
     if (decoded.kind != EntryKind::Leaf) return decoded;
-    decoded.allowed = {.read = get<kStage2Leaf, "S2APRead">(entry) != 0,
-                       .write = get<kStage2Leaf, "S2APWrite">(entry) != 0 || is_clean(entry)};
+    const bool never = is_execute_never(entry);
+    decoded.allowed = {.read = mode_.execute ? !never : get<kStage2Leaf, "S2APRead">(entry) != 0,
+                       .write = get<kStage2Leaf, "S2APWrite">(entry) != 0 || is_clean(entry),
+                       .execute_never = never};
     if (lacks_access_flag(entry) || !decoded.allowed.allow(access) ||
         (no_device_memory_ && get<kStage2Leaf, "MemAttrHigh">(entry) == kDeviceMemory))
       decoded.kind = EntryKind::Denied;
@@ -278,9 +314,18 @@ class Stage2Format {
            get<kStage2Leaf, "S2APWrite">(entry) == 0;
   }
 
+  // Without XNX the lower bit means nothing; with it, it turns the upper one round for the privileged.
+  // [DDI 0487 D8.4.2.1]
+  [[nodiscard]] constexpr bool is_execute_never(std::uint64_t entry) const {
+    const bool never = get<kStage2Leaf, "XN1">(entry) != 0;
+    const bool turned = execution_by_privilege_ && mode_.privileged && get<kStage2Leaf, "XN0">(entry) != 0;
+    return never != turned;
+  }
+
   DescriptorReader reader_;
   FlagHandling flags_;
-  bool no_device_memory_;
+  AccessMode mode_;
+  bool execution_by_privilege_, no_device_memory_;
 };
 
 static_assert(PageFormat<Stage1Format> && PageFormat<Stage2Format>);

@@ -177,7 +177,12 @@ class Session final : public HostileSoftware {
     if ((flags & 4) != 0) r.address = Iova(kInput + (1ULL << (2 * granule_ - 3)) + in.take(3));
     if ((flags & 8) != 0) r.requester = RequesterId(static_cast<std::uint16_t>(in.take(2)));
     if (is_plain_) return r;
-    if ((flags & 16) != 0) r.pasid = Pasid(static_cast<std::uint32_t>(in.take(3) & 0xfffff));
+    r.execute = (flags >> 5 & 3) == 3;
+    if ((flags & 16) != 0) {
+      const std::uint64_t pasid = in.take(3);
+      r.pasid = Pasid(static_cast<std::uint32_t>(pasid & 0xfffff));
+      r.execute = r.execute || pasid >> 20 != 0;
+    }
     r.type = static_cast<AddressType>((flags >> 5 & 3) % 3);
     r.privileged = (flags & 128) != 0;
     return r;

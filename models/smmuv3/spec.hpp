@@ -14,8 +14,9 @@
 //   DEVIATION(smmuv3-006):  F_BAD_ATS_TREQ carries StreamID and SubstreamID only; wired interrupts do not exist.
 //   ASSUMPTION(smmuv3-007): while IDR5.STALL_MAX transactions are stalled, a further one waits for a tag, unrecorded
 //                           (§6.3.6 bounds the records, not the transactions).
-//   DEVIATION(smmuv3-012):  every transaction is a data access: INSTCFG is not applied, and UXN, PXN, WXN and UWXN deny
-//                           nothing. No broadcast invalidation reaches the unit (IDR0.BTM = 0), so ASET means nothing.
+//   DEVIATION(smmuv3-012):  no broadcast invalidation reaches the unit (IDR0.BTM = 0), so ASET means nothing.
+// CD.UWXN is IGNORED with VMSAv8-64 (§5.4); GBPA's INSTCFG and PRIVCFG only mark what leaves the unit, which nobody
+// reads.
 #pragma once
 
 #include <array>
@@ -157,7 +158,8 @@ enum class ContextTableFormat : std::uint8_t { Linear = 0, TwoLevel4K = 1, TwoLe
 inline constexpr unsigned kCdsPer4KLg2 = 6, kCdsPer64KLg2 = 10;
 enum class DefaultSubstream : std::uint8_t { Terminate = 0, Bypass = 1, Substream0 = 2 };       // S1DSS; 3 as 0
 enum class AtsMode : std::uint8_t { Disabled = 0, Full = 1, SplitStage = 2 };                   // EATS; 3 as 0
-enum class PrivilegeOverride : std::uint8_t { Unprivileged = 2, Privileged = 3 };               // PRIVCFG
+// PRIVCFG and INSTCFG: unprivileged and data, privileged and instruction; 1 as 0.
+enum class AttributeOverride : std::uint8_t { Incoming = 0, Off = 2, On = 3 };
 inline constexpr unsigned kSmallVmidBits = 8;  // where IDR0.VMID16 = 0; likewise of ASIDs
 
 inline constexpr auto kL1Cd = layout("L1CD", "§5.3", 64, {
@@ -200,7 +202,7 @@ inline constexpr auto kStage2Leaf = layout("Stage 2 Block or Page descriptor", "
     {"Valid",     0,  0}, {"Page",      1,  1}, {"MemAttrLow", 3, 2}, {"MemAttrHigh", 5, 4}, {"S2APRead", 6, 6},
     {"S2APWrite", 7,  7}, {"SH",        9,  8}, {"AF",       10, 10}, {"ign0",    11, 11, FieldKind::Ignored},
     {"OAHigh",   15, 12}, {"OA",       47, 16}, {"ign1",     50, 48, FieldKind::Ignored}, {"DBM", 51, 51},
-    {"Contiguous", 52, 52}, {"XN",     54, 53}, {"ign2",     63, 55, FieldKind::Ignored}});
+    {"Contiguous", 52, 52}, {"XN0",    53, 53}, {"XN1",      54, 54}, {"ign2",     63, 55, FieldKind::Ignored}});
 inline constexpr std::uint64_t kDeviceMemory = 0;      // MemAttr[3:2]
 inline constexpr std::uint64_t kInnerShareable = 3;    // SH
 inline constexpr std::uint64_t kNormalWriteBack = 3;   // MemAttr[3:2] and MemAttr[1:0]: outer and inner write-back

@@ -84,6 +84,7 @@ Task<ContextResult> Core::find_legacy_context(TranslationRequest request, Memory
   const auto type = static_cast<TranslationType>(get<kContextEntry, "TT">(entry.words));
   const std::uint64_t aw = get<kContextEntry, "AW">(entry.words);
   Context context;
+  if (!request.pasid) context.privilege = Override::Never;
   context.kind = type == TranslationType::PassThrough ? ContextKind::Bypass : ContextKind::Stage2;
   context.domain = DomainTag(static_cast<std::uint32_t>(get<kContextEntry, "DID">(entry.words)));
   context.stage2 = {get<kContextEntry, "SSPTPTR">(entry.words) << kPageLg2, top_level_of_aw(aw)};
@@ -214,8 +215,8 @@ Task<ContextResult> Core::find_process_context(TranslationRequest request, std::
 
   Context context = decode_process(process.words, pasid);
   context.faults_suppressed = fpd != 0;
-  context.family_bits =
-      with<kDecoded, "rid_privilege">(context.family_bits, get<kScalableContextEntry, "RID_PRIV">(entry));
+  if (!request.pasid)
+    context.privilege = get<kScalableContextEntry, "RID_PRIV">(entry) != 0 ? Override::Always : Override::Never;
   context.family_bits = with<kDecoded, "device_tlb">(context.family_bits, get<kScalableContextEntry, "DTE">(entry));
   ContextResult result = context;
   co_return result;

@@ -24,7 +24,7 @@ Fault fault(const TranslationRequest& request, const Context& context, const Fau
 
 // A request without PASID has the privilege that its context gives it; with PASID, what it asks for.
 bool is_supervisor(const TranslationRequest& request, const Context& context) {
-  return request.pasid ? request.privileged : get<kDecoded, "rid_privilege">(context.family_bits) != 0;
+  return context.mode_of(request).privileged;
 }
 
 const FaultRow* permission_row(Access access, const Context& context) {
@@ -212,9 +212,9 @@ Task<TranslationResponse> Core::walk_second_stage(TranslationRequest request, Co
 Task<TranslationResponse> Core::walk_first_stage(TranslationRequest request, Context context, MemoryPort& memory,
                                                  WalkAids aids) {
   const FirstStageFormat format = first_stage_format(request, context);
-  const WalkResult result =
-      co_await walk_tables(format, context.stage1, request.address.value(), request.access,
-                           HostTables{memory, AccessKind::Stage1Entry}, Stage::Stage1, context.stage1_tag(), aids);
+  const WalkResult result = co_await walk_tables(format, context.stage1, request.address.value(), request.access,
+                                                 HostTables{memory, AccessKind::Stage1Entry}, Stage::Stage1,
+                                                 context.stage1_tag(context.mode_of(request)), aids);
   if (const auto* leaf = std::get_if<WalkLeaf>(&result)) co_return respond(request, context, *leaf, Stage::Stage1);
   const auto& stop = std::get<WalkStop>(result);
   co_return refuse(fault(request, context, first_stage_row(stop, format, request.access, context), Stage::Stage1));
@@ -230,7 +230,7 @@ Task<TranslationResponse> Core::walk_nested(TranslationRequest request, Context 
                                                context.stage2, context.stage2_tag(),    aids,
                                                input_bits};
   const WalkResult first = co_await walk_tables(format, context.stage1, request.address.value(), request.access, tables,
-                                                Stage::Stage1, context.stage1_tag(), aids);
+                                                Stage::Stage1, context.stage1_tag(context.mode_of(request)), aids);
   if (const auto* stop = std::get_if<WalkStop>(&first)) {
     Fault refused = fault(request, context, first_stage_row(*stop, format, request.access, context), Stage::Stage1);
     if (stop->stage2) refused.gpa = stop->stage2->address;

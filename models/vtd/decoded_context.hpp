@@ -13,13 +13,12 @@ inline constexpr auto kDecoded = layout("decoded context", "-", 64, {
     {"scalable",      7,  7},
     {"device_tlb",    8,  8},  // translation and translated requests are allowed
     {"supervisor",    9,  9},  // SRE
-    {"rid_privilege", 10, 10}, // RID_PRIV: requests without PASID have supervisor privilege
-    {"write_protect", 11, 11}, // WPE
-    {"extended_accessed", 12, 12},
-    {"second_stage_marks", 13, 13},
-    {"marks_forbidden", 14, 14},
-    {"snoop",        15, 15},  // PGSNP
-    {"unused",       63, 16, FieldKind::Ignored}});
+    {"write_protect", 10, 10}, // WPE
+    {"extended_accessed", 11, 11},
+    {"second_stage_marks", 12, 12},
+    {"marks_forbidden", 13, 13},
+    {"snoop",        14, 14},  // PGSNP
+    {"unused",       63, 15, FieldKind::Ignored}});
 // clang-format on
 static_assert(kDecoded.is_partition());
 

@@ -17,7 +17,8 @@
 //
 // What the model leaves out:
 //   DEVIATION(vtd-001):  FSTS_REG.ICE and ITE never arise: endpoints answer every device-TLB invalidation.
-//   DEVIATION(vtd-002):  no page requests and no requests to execute: ECAP.PRS = ECAP.ERS = 0.
+//   DEVIATION(vtd-002):  no page requests and no requests to execute: ECAP.PRS = ECAP.ERS = 0. A read that asks to
+//                        execute is checked as a read; NXE and XD deny nothing.
 //   DEVIATION(vtd-003):  interrupt requests are not remapped: they pass unchanged.
 #pragma once
 

@@ -6,6 +6,7 @@
 
 #include "sim/base/rng.hpp"
 #include "sim/tlm/family_unit_test_support.hpp"
+#include "sim/tlm/test_machine.hpp"
 
 namespace iommu::test {
 namespace {
@@ -74,6 +75,80 @@ TEST(CachedAnswers, NeverOutliveTheFenceOverThem) {
       }
       u.run();
       EXPECT_EQ(u.unit.pending(), 0U);
+    }
+  }
+}
+
+// Kinds of request ---------------------------------------------------------------------------------------------------
+
+// A unit of two devices with one address space, one of which may have its reads made fetches or its requests
+// privileged, under pages and tables that deny by kind. Whatever is cached or under way, each request gets what the
+// core alone answers. Kills: a kind that the IOTLB, a port, a walk cache, a stage-2 leaf or a walk that is joined does
+// not tell apart; a walk ahead for another kind than the demand's.
+TEST(CachedAnswers, RequestsOfEveryKindGetWhatTheCoreAloneAnswers) {
+  using testing_core::kEntry;
+  using testing_core::Machine;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Rng rng(seed, "kinds");
+    Machine m(every_cache(rng));
+    const RequesterId other(0x0200);
+    const bool nested = rng.chance(0.5);
+    const Hpa stage1 = m.tables.allocate();
+    const Hpa root = nested ? stage1 : m.root;
+    if (nested)
+      for (std::uint64_t at = 0; at < 1ULL << 23; at += kPageSize.value()) m.tables.map(m.root, at, at);
+    for (const RequesterId device : {Machine::kNic, other})
+      m.tables.attach(m.core, device, nested ? ContextKind::Nested : ContextKind::Stage2, stage1, m.root,
+                      Machine::kDomain);
+    if (rng.chance(0.7)) m.core.fetches = other;
+    if (rng.chance(0.5)) m.core.privileged = other;
+    const auto deny = [&](Hpa slot) {
+      std::uint64_t entry = m.host().read64(slot);
+      entry = with<kEntry, "NX">(entry, rng.chance(0.3) ? 1 : 0);
+      m.host().write64(slot, with<kEntry, "P">(entry, rng.chance(0.2) ? 1 : 0));
+    };
+    constexpr std::uint64_t kSpan = 4;  // pages under each of three tables
+    const auto address_of = [](std::uint64_t page) {
+      return kBase + (page / kSpan << (kPageLg2 + 9)) + (page % kSpan << kPageLg2);
+    };
+    for (std::uint64_t page = 0; page < 3 * kSpan; ++page) {
+      const Permissions rights = rng.chance(0.2) ? kWriteOnly : rng.chance(0.4) ? kReadOnly : kReadWrite;
+      m.tables.map(root, address_of(page), 0x40'0000 + page * kPageSize.value(), rights);
+      std::uint64_t leaf = m.host().read64(m.tables.leaf_slot());
+      leaf = with<kEntry, "G">(leaf, rng.chance(0.3) ? 1 : 0);
+      m.host().write64(m.tables.leaf_slot(), leaf);
+      deny(m.tables.leaf_slot());
+      if (!nested) continue;
+      m.tables.map(m.root, 0x40'0000 + page * kPageSize.value(), 0x60'0000 + page * kPageSize.value());
+      deny(m.tables.leaf_slot());
+    }
+    const testing_core::Format format;
+    Hpa table = root;
+    for (Level level = 3; level > 1; --level)
+      table = Hpa(get<kEntry, "ADDR">(m.host().read64(table + Bytes(format.entry_offset(level, kBase)))) << kPageLg2);
+    for (std::uint64_t i = 0; i < 3; ++i) deny(table + Bytes(format.entry_offset(1, address_of(i * kSpan))));
+    ImmediateMemoryPort port(m.host());
+    for (int round = 0; round < 60; ++round) {
+      std::vector<std::size_t> asked;
+      for (std::uint64_t n = 1 + rng.below(4); n > 0; --n) {
+        TranslationRequest r{.requester = rng.chance(0.5) ? other : Machine::kNic,
+                             .pasid = {},
+                             .address = Iova(address_of(rng.below(3 * kSpan)) + 8 * rng.below(64)),
+                             .length = 8_B,
+                             .access = rng.chance(0.3) ? Access::Write : Access::Read};
+        r.execute = rng.chance(0.3);
+        r.privileged = rng.chance(0.2);
+        asked.push_back(m.submit(r));
+      }
+      m.run();
+      for (const std::size_t id : asked) {
+        const TranslationRequest& r = m.request(id).translation;
+        const TranslationResponse alone = m.core.translate(r, port).run();
+        const auto* expected = std::get_if<Translation>(&alone);
+        EXPECT_EQ(m.address(id), expected == nullptr ? std::nullopt : std::optional(expected->address))
+            << "round " << round << " write " << (r.access == Access::Write) << " execute " << r.execute;
+      }
     }
   }
 }

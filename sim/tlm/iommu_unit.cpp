@@ -132,7 +132,7 @@ void IommuUnit::want_context(UnitRequest& request) {
 
 // `began`: when the context was looked for. What is learnt through it is as old as that.
 void IommuUnit::with_context(UnitRequest& request, const Context& context, const WalkEpoch& began) {
-  request.internal.tag = context.stage1_tag();
+  request.internal.tag = context.stage1_tag(context.mode_of(request.translation));
   const bool is_direct = context.kind == ContextKind::Bypass || request.translation.type == AddressType::Translated;
   const CachedTranslation* found = nullptr;
   if (!is_direct && uses_caches(request.translation))
@@ -174,7 +174,10 @@ void IommuUnit::mark_missed(UnitRequest& request) {
 
 void IommuUnit::miss(UnitRequest& request, const Context& context, const WalkEpoch& began) {
   mark_missed(request);
-  const MissKey key = key_of(request.translation);
+  // What an ATS request asks for shows in its answer, however it is checked.
+  const bool is_plain = request.translation.type == AddressType::Untranslated;
+  const MissKey key =
+      key_of(request.translation, is_plain ? request.internal.tag->mode : mode_asked(request.translation));
   if (MissEntry* entry = walkers_.find(key)) {
     join(request);
     entry->requests.push(request);

@@ -15,7 +15,8 @@
 // for by invalidations and fences like any other.
 //
 // A hit that lacks the permission walks again: the walk knows whether that is a fault. Requests of a Bypass context, of
-// a unit that is not translating, with translated addresses, ATS requests and privileged ones use no IOTLB.
+// a unit that is not translating, with translated addresses, ATS requests and those that ask for privilege or execution
+// use no IOTLB. What plain requests are checked as may be their context's decision: copies are told apart by it.
 //
 // Invalidation. Walks fill caches only if no invalidation covering them came after they began to read. A fence is
 // signalled after every request that might carry an older translation has been answered, and, by DrainPolicy, served by

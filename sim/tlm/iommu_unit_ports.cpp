@@ -72,7 +72,7 @@ bool IommuUnit::answer_at_port(UnitRequest& request, const CachedTranslation* fo
 
 void IommuUnit::leave_port(UnitRequest& request) {
   if (parameters_.translation_slots != 0 && !request.internal.slot) {
-    switch (slots_of(request.port).take(request, key_of(request.translation))) {
+    switch (slots_of(request.port).take(request, key_of(request.translation, mode_asked(request.translation)))) {
       case PortSlots::Outcome::Follows:
         ++statistics_.slot_merges;
         return;
@@ -136,6 +136,7 @@ void IommuUnit::look_up_again(UnitRequest& request) {
 void IommuUnit::prefetch_behind(const MissEntry& demanded, const Translation& translation) {
   const std::uint64_t page = 1ULL << translation.page_lg2;
   TranslationRequest request = demanded.translation;
+  request.execute = mode_asked(request).execute;
   request.access = Access::Read;
   request.length = Bytes(1);
   request.address = request.address.aligned_down(translation.page_lg2);
@@ -143,7 +144,7 @@ void IommuUnit::prefetch_behind(const MissEntry& demanded, const Translation& tr
     if (request.address.value() > ~0ULL - page) return;
     request.address = request.address + Bytes(page);
     if (!walkers_.has_idle_walker() || !walkers_.has_free_entry() || !blocked_.is_empty()) return;
-    const MissKey key = key_of(request);
+    const MissKey key = key_of(request, demanded.key.mode);
     if (walkers_.find(key) != nullptr || caches_.holds(demanded.port, request, demanded.tag) ||
         core_.answer_without_tables(request))
       continue;

@@ -91,7 +91,8 @@ TableWalkers::TableWalkers(Calendar& calendar, IommuCore& core, MemorySystem::Po
 std::uint32_t& TableWalkers::bucket_of(const MissKey& key) {
   const std::uint64_t who = static_cast<std::uint64_t>(key.requester.value()) << 32 |
                             (key.pasid ? key.pasid->value() + 1ULL : 0) | static_cast<std::uint64_t>(key.type) << 24 |
-                            static_cast<std::uint64_t>(key.privileged) << 27;
+                            static_cast<std::uint64_t>(key.mode.privileged) << 27 |
+                            static_cast<std::uint64_t>(key.mode.execute) << 28;
   return buckets_[mix(key.page, who) & (buckets_.size() - 1)];
 }
 

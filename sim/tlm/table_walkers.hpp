@@ -59,7 +59,7 @@ struct MissKey {
   RequesterId requester;
   std::optional<Pasid> pasid;
   AddressType type = AddressType::Untranslated;
-  bool privileged = false;
+  AccessMode mode;
   std::uint64_t page = 0;
   friend bool operator==(const MissKey&, const MissKey&) = default;
 };

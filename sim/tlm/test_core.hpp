@@ -16,13 +16,15 @@ namespace iommu::testing_core {
 
 // clang-format off
 inline constexpr auto kEntry = layout("test entry", "-", 64, {
-    {"R", 0, 0}, {"W", 1, 1}, {"LEAF", 2, 2}, {"A", 3, 3}, {"G", 4, 4}, {"ign", 11, 5, FieldKind::Ignored}, {"ADDR", 51, 12},
+    {"R", 0, 0}, {"W", 1, 1}, {"LEAF", 2, 2}, {"A", 3, 3}, {"G", 4, 4}, {"NX", 5, 5}, {"P", 6, 6},
+    {"ign", 11, 7, FieldKind::Ignored}, {"ADDR", 51, 12},
     {"ign", 63, 52, FieldKind::Ignored}});
 // clang-format on
 static_assert(kEntry.is_partition());
 
 struct Format {
   bool marks = false;  // keeps accessed marks
+  AccessMode mode{};   // NX is for fetches, which need no R; P keeps all but the privileged out
   [[nodiscard]] std::uint64_t entry_offset(Level level, std::uint64_t input) const {
     return (input >> span_lg2(level) & 511) * 8;
   }
@@ -31,9 +33,12 @@ struct Format {
     DecodedEntry d;
     d.allowed = {.read = get<kEntry, "R">(entry) != 0, .write = get<kEntry, "W">(entry) != 0};
     if (d.allowed.none()) return d;
+    if (mode.execute) d.allowed.read = get<kEntry, "NX">(entry) == 0;
+    if (!mode.privileged && get<kEntry, "P">(entry) != 0) d.allowed = {};
     d.address = get<kEntry, "ADDR">(entry) << kPageLg2;
     const bool is_leaf = level == 0 || get<kEntry, "LEAF">(entry) != 0;
-    d.kind = !d.allowed.allow(access) ? EntryKind::Denied : is_leaf ? EntryKind::Leaf : EntryKind::Table;
+    // What a table withholds shows at the leaf.
+    d.kind = !is_leaf ? EntryKind::Table : d.allowed.allow(access) ? EntryKind::Leaf : EntryKind::Denied;
     d.next_level = static_cast<Level>(level - 1);
     d.page_lg2 = static_cast<std::uint8_t>(span_lg2(level));
     d.attributes.is_global = is_leaf && get<kEntry, "G">(entry) != 0;
@@ -115,9 +120,10 @@ class Core final : public IommuCore {
   std::vector<Fault> recorded;
   std::uint64_t busy = 0;  // register-based invalidations not done
 
-  std::optional<AsidTag> process;     // of every context
-  std::optional<AddressRange> fixed;  // answered without tables
-  std::uint32_t events_to_write = 0;  // logged at kEventLog, one word each, when a fault is recorded
+  std::optional<AsidTag> process;                  // of every context
+  std::optional<RequesterId> fetches, privileged;  // whose contexts make all reads fetches, all requests privileged
+  std::optional<AddressRange> fixed;               // answered without tables
+  std::uint32_t events_to_write = 0;               // logged at kEventLog, one word each, when a fault is recorded
   bool logs_events = false;
   static constexpr Hpa kEventLog{0x9000};
 
@@ -152,6 +158,8 @@ class Core final : public IommuCore {
       context.kind = static_cast<ContextKind>(words.words[0] - 1);
       context.domain = DomainTag(static_cast<std::uint32_t>(words.words[3]));
       context.process = process;
+      context.execution = request.requester == fetches ? Override::Always : Override::AsRequested;
+      if (request.requester == privileged) context.privilege = Override::Always;
       context.stage1 = {words.words[1], 3};
       context.stage2 = {words.words[2], 3};
       if (context.kind == ContextKind::Nested) context.asid = AsidTag(request.pasid ? request.pasid->value() : 0);
@@ -163,7 +171,8 @@ class Core final : public IommuCore {
                                  WalkAids aids) override {
     TranslationResponse response = Translation{Hpa(request.address.value()), 63, kReadWrite, {}, true};
     if (context.kind == ContextKind::Bypass) co_return response;
-    const Format format{marks};
+    const AccessMode mode = context.mode_of(request);
+    const Format format{marks, mode};
     const std::uint64_t input = request.address.value();
     std::optional<WalkResult> result;
     MemoryAttributes attributes;
@@ -171,11 +180,13 @@ class Core final : public IommuCore {
       const NestedTables<Format> nested{memory,         AccessKind::Stage1Entry, Format{},
                                         context.stage2, context.stage2_tag(),    aids};
       const WalkResult first = co_await walk_tables(format, context.stage1, input, request.access, nested,
-                                                    Stage::Stage1, context.stage1_tag(), aids);
+                                                    Stage::Stage1, context.stage1_tag(mode), aids);
       result = first;
       if (const auto* leaf = std::get_if<WalkLeaf>(&first)) {
         attributes = leaf->attributes;
-        const WalkResult second = co_await nested.translate(Gpa(leaf->address), request.access);
+        const NestedTables<Format> output{memory,         AccessKind::Stage2Entry,  Format{false, mode},
+                                          context.stage2, context.stage2_tag(mode), aids};
+        const WalkResult second = co_await output.translate(Gpa(leaf->address), request.access);
         result = second;
         if (auto* both = std::get_if<WalkLeaf>(&*result)) {
           both->allowed = both->allowed & leaf->allowed;
@@ -185,7 +196,7 @@ class Core final : public IommuCore {
     } else {
       const HostTables tables{memory, AccessKind::Stage2Entry};
       const WalkResult only = co_await walk_tables(format, context.stage2, input, request.access, tables, Stage::Stage2,
-                                                   context.stage2_tag(), aids);
+                                                   context.stage2_tag(mode), aids);
       result = only;
     }
     if (const auto* leaf = std::get_if<WalkLeaf>(&*result)) {

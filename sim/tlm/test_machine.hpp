@@ -46,16 +46,13 @@ class Machine {
   // At one of the unit's ports.
   std::size_t submit_at(std::uint8_t port, Iova address, Access access, RequesterId requester,
                         std::optional<Pasid> pasid) {
+    return submit({.requester = requester, .pasid = pasid, .address = address, .length = 64_B, .access = access}, port);
+  }
+  std::size_t submit(const TranslationRequest& request, std::uint8_t port = 0) {
     requests_.emplace_back();
     UnitRequest& r = requests_.back();
     r.port = port;
-    r.translation = {.requester = requester,
-                     .pasid = pasid,
-                     .address = address,
-                     .length = 64_B,
-                     .access = access,
-                     .type = AddressType::Untranslated,
-                     .privileged = false};
+    r.translation = request;
     r.on_done<&Machine::on_done>(this, requests_.size() - 1);
     unit_->submit(r);
     return requests_.size() - 1;

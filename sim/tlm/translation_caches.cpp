@@ -18,7 +18,7 @@ BlockKey block(const WalkTag& tag, std::uint64_t address, std::uint8_t lg2, bool
 // Of a final translation.
 BlockKey leaf(const WalkTag& tag, std::uint64_t address, std::uint8_t lg2, bool is_global) {
   if (!is_global || !tag.asid) return block(tag, address, lg2);
-  return {{tag.domain, std::nullopt}, address >> lg2, lg2, true, true};
+  return {{tag.domain, std::nullopt, tag.mode}, address >> lg2, lg2, true, true};
 }
 
 ContextKey who_is(const TranslationRequest& request, const WalkTag& tag = {}) {

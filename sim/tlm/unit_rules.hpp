@@ -7,14 +7,16 @@
 
 namespace iommu {
 
-[[nodiscard]] inline MissKey key_of(const TranslationRequest& r) {
-  return {r.requester, r.pasid, r.type, r.privileged, r.address.value() >> kPageLg2};
+// `mode`: what the request is checked as, where its context is known; else what it says of itself.
+[[nodiscard]] inline MissKey key_of(const TranslationRequest& r, AccessMode mode) {
+  return {r.requester, r.pasid, r.type, mode, r.address.value() >> kPageLg2};
 }
 
-// Cached translations answer plain requests only. What others get depends on the request as well: an ATS request on the
-// context's permission to ask, a privileged one on rights that a cached copy does not tell apart.
+// In front of caches of translations: plain requests only. What others get depends on the request as well: an ATS
+// request on the context's permission to ask, one for privilege or execution on the context's permission to have them.
+// A context may override what plain requests are checked as; its walks' tag says so.
 [[nodiscard]] inline bool uses_caches(const TranslationRequest& request) {
-  return request.type == AddressType::Untranslated && !request.privileged;
+  return request.type == AddressType::Untranslated && mode_asked(request) == AccessMode{};
 }
 
 [[nodiscard]] inline bool is_cacheable(const TranslationRequest& request, const Translation& translation) {

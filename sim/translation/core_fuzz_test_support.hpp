@@ -119,6 +119,7 @@ class HostileSoftware {
     if ((flags & 16) != 0) base.requester = RequesterId(static_cast<std::uint16_t>(in.take(2)));
     if ((flags & 32) != 0) base.address = Iova(in.take(8));
     base.privileged = (flags & 64) != 0;
+    base.execute = (flags & 128) != 0;
     return base;
   }
   // The core's answer, after the checks that hold for every family.
@@ -134,6 +135,9 @@ class HostileSoftware {
       return response;
     }
     const auto& translation = std::get<Translation>(response);
+    const bool asks = request.type == AddressType::TranslationRequest && request.execute;
+    SIM_CHECK(!translation.executable || (asks && translation.allowed.read),
+              "execution is granted to who asked for it");
     if (translation.is_bypass)
       SIM_CHECK(translation.address.value() == request.address.value(), "a bypass changes nothing");
     else

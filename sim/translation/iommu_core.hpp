@@ -27,6 +27,9 @@ namespace iommu {
 
 enum class ContextKind : std::uint8_t { Bypass, Stage1, Stage2, Nested };
 
+// What a context makes of something that requests say of themselves.
+enum class Override : std::uint8_t { AsRequested, Never, Always };
+
 // A device's translation context, decoded: everything a walk needs, so that a cached context spares the device tables.
 struct Context {
   ContextKind kind = ContextKind::Bypass;
@@ -45,9 +48,18 @@ struct Context {
   // Bits that only the family reads back (permission and cacheability controls of its entries).
   std::uint64_t family_bits = 0;
   bool faults_suppressed = false;  // the context asks hardware not to record qualified faults
+  Override privilege = Override::AsRequested;
+  Override execution = Override::Never;  // Never: the unit does not tell instruction fetches from reads, or not here
 
-  [[nodiscard]] WalkTag stage1_tag() const { return {domain, asid}; }
-  [[nodiscard]] WalkTag stage2_tag() const { return {domain, std::nullopt}; }
+  // As whose and as what a request is checked here.
+  [[nodiscard]] AccessMode mode_of(const TranslationRequest& request) const {
+    const AccessMode asked = mode_asked(request);
+    return {.privileged = privilege == Override::AsRequested ? asked.privileged : privilege == Override::Always,
+            .execute = execution == Override::AsRequested ? asked.execute : execution == Override::Always};
+  }
+
+  [[nodiscard]] WalkTag stage1_tag(AccessMode mode = {}) const { return {domain, asid, mode}; }
+  [[nodiscard]] WalkTag stage2_tag(AccessMode mode = {}) const { return {domain, std::nullopt, mode}; }
   // Of a cached copy of the context itself.
   [[nodiscard]] WalkTag context_tag() const { return {domain, process ? process : asid}; }
 };

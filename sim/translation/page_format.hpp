@@ -23,6 +23,9 @@ enum class EntryKind : std::uint8_t {
   Denied,     // present, but this access is not permitted by this entry alone
 };
 
+// A format may also have granted(Permissions): what the intersection of all entries of a walk comes to, where that is
+// more than each of them can say.
+//
 // An entry, decoded for one access. Which of Absent, Malformed and Denied wins is the format's decision: it knows the
 // order in which its specification checks.
 struct DecodedEntry {

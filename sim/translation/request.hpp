@@ -21,11 +21,18 @@ enum class AddressType : std::uint8_t { Untranslated, TranslationRequest, Transl
 struct Permissions {
   bool read = false;
   bool write = false;
+  // Of entries on the way of a walk, where the format tells instruction fetches from reads. One entry that says so
+  // suffices, for either; no finished translation has them.
+  bool execute_never = false;
+  bool never_written = false;  // by anybody whose right to write would forbid execution
 
   [[nodiscard]] constexpr bool allow(Access a) const { return a == Access::Read ? read : write; }
   [[nodiscard]] constexpr bool none() const { return !read && !write; }
   friend constexpr Permissions operator&(Permissions a, Permissions b) {
-    return {.read = a.read && b.read, .write = a.write && b.write};
+    return {.read = a.read && b.read,
+            .write = a.write && b.write,
+            .execute_never = a.execute_never || b.execute_never,
+            .never_written = a.never_written || b.never_written};
   }
   friend constexpr bool operator==(Permissions, Permissions) = default;
 };
@@ -41,8 +48,20 @@ struct TranslationRequest {
   Access access = Access::Read;
   AddressType type = AddressType::Untranslated;
   bool privileged = false;  // PASID prefix "privileged mode requested"
-  bool execute = false;     // PASID prefix "execute requested": a read is an instruction fetch; means nothing in a write
+  bool execute = false;     // PASID prefix "execute requested": a read fetches instructions; a write is one of data
 };
+
+// As whose and as what an access is checked. Rights to a page differ by it, so cached ones are told apart by it.
+struct AccessMode {
+  bool privileged = false;
+  bool execute = false;  // reads are instruction fetches
+  friend constexpr bool operator==(AccessMode, AccessMode) = default;
+};
+
+// What the request says of itself; its context may override that.
+[[nodiscard]] constexpr AccessMode mode_asked(const TranslationRequest& request) {
+  return {.privileged = request.privileged, .execute = request.execute && request.access == Access::Read};
+}
 
 struct MemoryAttributes {
   bool snoop = false;      // accesses are forced coherent by the entry

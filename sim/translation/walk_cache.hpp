@@ -17,6 +17,7 @@ namespace iommu {
 struct WalkTag {
   DomainTag domain;
   std::optional<AsidTag> asid;  // stage 1 only
+  AccessMode mode{};            // whose rights it holds; invalidations cover all
   friend constexpr bool operator==(const WalkTag&, const WalkTag&) = default;
 };
 

@@ -92,6 +92,15 @@ constexpr unsigned table_lg2(const F& format, Level level) {
   return format.span_lg2(static_cast<Level>(level + 1)) - format.span_lg2(level) + kEntryLg2;
 }
 
+// What the entries of a walk, taken together, permit.
+template <PageFormat F>
+constexpr Permissions granted(const F& format, Permissions intersection) {
+  if constexpr (requires { format.granted(intersection); })
+    return format.granted(intersection);
+  else
+    return intersection;
+}
+
 // Walks `input` from `root`. The permissions of all entries are intersected; the walk stops at the first entry that
 // refuses.
 template <PageFormat F, class Tables>
@@ -140,7 +149,8 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
     }
     DecodedEntry decoded = format.decode(read.value, level, input, access);
     // Tables may withhold a right that their entry alone does not use; the leaf is where that counts.
-    if (decoded.kind == EntryKind::Leaf && !(allowed & decoded.allowed).allow(access)) decoded.kind = EntryKind::Denied;
+    if (decoded.kind == EntryKind::Leaf && !granted(format, allowed & decoded.allowed).allow(access))
+      decoded.kind = EntryKind::Denied;
     if (aids.observer != nullptr) aids.observer->on_entry(stage, level, table, entry_address, read.value, decoded);
     if (decoded.kind != EntryKind::Table && decoded.kind != EntryKind::Leaf) {
       const StopKind kind = decoded.kind == EntryKind::Absent      ? StopKind::Absent
@@ -170,7 +180,7 @@ Task<WalkResult> walk_tables(F format, TableRoot root, std::uint64_t input, Acce
     allowed = allowed & decoded.allowed;
     if (decoded.kind == EntryKind::Leaf) {
       const std::uint64_t in_page = input & ((1ULL << decoded.page_lg2) - 1);
-      WalkLeaf leaf{decoded.address | in_page, decoded.page_lg2, allowed, decoded.attributes};
+      WalkLeaf leaf{decoded.address | in_page, decoded.page_lg2, granted(format, allowed), decoded.attributes};
       co_return leaf;
     }
     level = decoded.next_level;
