@@ -90,6 +90,8 @@ class IommuOp {
     std::uint32_t operations = 0;
   };
   Task<Sliced> batch_slice(CpuPort& cpu, Call call, abi::Batch request);
+  // One operation that is larger than a slice may be.
+  Task<PagesDone> in_slices(CpuPort& cpu, Domain& domain, std::uint16_t context_number, PageOperation whole);
   Task<Errno> map_scattered(CpuPort& cpu, Call call);
 
   // Sizes that a call may name, each a bit.

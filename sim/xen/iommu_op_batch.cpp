@@ -55,7 +55,7 @@ std::optional<PageOperation> IommuOp::operation_of(const abi::BatchOp& op) const
   return std::nullopt;
 }
 
-// Operations of one slice are those that together stay below its limit; one that is larger alone is a slice.
+// Operations of one slice are those that together stay below its limit; one that is larger alone is several slices.
 Task<Errno> IommuOp::batch(CpuPort& cpu, Call call) {
   abi::Batch request;
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
@@ -109,7 +109,11 @@ Task<IommuOp::Sliced> IommuOp::batch_slice(CpuPort& cpu, Call call, abi::Batch r
   IoContext* context = PvContexts::usable(call.target, request.ctx_no);
   if (context == nullptr) co_return Sliced{Errno::Invalid, 0};
   counters_.batched_operations += ops.size();
-  const auto answers = co_await change(cpu, call.target, *context, operations, AfterRefusal::GoOn);
+  std::vector<PagesDone> answers(1);
+  if (pages > xen_.options().slice_pages)
+    answers.front() = co_await in_slices(cpu, call.target, request.ctx_no, operations.front());
+  else
+    answers = co_await change(cpu, call.target, *context, operations, AfterRefusal::GoOn);
   for (std::size_t i = 0; i < answers.size(); ++i) {
     abi::BatchOp& op = ops[sound[i]];
     op.done = static_cast<std::uint32_t>(answers[i].pages >> (operations[i].page_lg2 - kPageLg2));
@@ -118,6 +122,28 @@ Task<IommuOp::Sliced> IommuOp::batch_slice(CpuPort& cpu, Call call, abi::Batch r
   for (std::size_t i = 0; i < ops.size(); ++i)
     if (!copy_out(call.caller.memory, address(request.first + i), ops[i])) co_return Sliced{Errno::BadAddress, 0};
   co_return Sliced{Errno::Ok, static_cast<std::uint32_t>(ops.size())};
+}
+
+// The operation's `done` is what a continuation goes on from.
+Task<PagesDone> IommuOp::in_slices(CpuPort& cpu, Domain& domain, std::uint16_t context_number, PageOperation whole) {
+  const std::uint64_t most = slice_units(whole.page_lg2) << (whole.page_lg2 - kPageLg2);
+  PagesDone total;
+  for (;;) {
+    IoContext* context = PvContexts::usable(domain, context_number);
+    if (context == nullptr) {
+      total.status = Errno::Invalid;
+      co_return total;
+    }
+    PageOperation part = whole;
+    part.pages = std::min(whole.pages - total.pages, most);
+    part.gfn = whole.gfn + total.pages;
+    part.dfn = whole.dfn + total.pages;
+    const auto answers = co_await change(cpu, domain, *context, {1, part}, AfterRefusal::Stop);
+    total.pages += answers.front().pages;
+    total.status = answers.front().status;
+    if (total.status != Errno::Ok || total.pages == whole.pages) co_return total;
+    co_await continue_call(cpu);
+  }
 }
 
 Task<Errno> IommuOp::map_scattered(CpuPort& cpu, Call call) {

@@ -164,14 +164,36 @@ TEST_P(XenBatch, APreemptedBatchGoesOnWithTheNextOperation) {
     const Result done = batch(m, context, ops);
     EXPECT_EQ(done.status, Errno::Ok);
     EXPECT_EQ(done.first, 10U);
+    // Of operations with two pages each; what is larger than a slice is several.
     const std::uint64_t per_slice = std::max<std::uint64_t>(slice / 2, 1);
-    EXPECT_EQ(m.op.counters().continuations, (10 + per_slice - 1) / per_slice - 1) << slice;
+    const std::uint64_t slices = slice == 1 ? 20 : (10 + per_slice - 1) / per_slice;
+    EXPECT_EQ(m.op.counters().continuations, slices - 1) << slice;
     EXPECT_EQ(m.op.counters().batched_operations, 10U);
     for (std::uint64_t i = 0; i < 10; ++i) {
       EXPECT_EQ(done.of(i), Errno::Ok);
       EXPECT_EQ(m.reach(kNic, Dfn(0x101 + 4 * i)), m.frame(m.guest(), Gfn(21 + 2 * i)));
     }
   }
+}
+// F8. Kills: one operation of a batch that keeps its vCPU for as long as the guest likes; pages lost between its
+// slices, or counted beyond a refusal.
+TEST_P(XenBatch, AnOperationLargerThanASliceIsPreempted) {
+  MachineOptions options = offering();
+  options.xen.slice_pages = 7;
+  Machine m(family(), options);
+  const std::uint16_t context = m.attached(m.guest());
+  Result done = batch(m, context, {map_op(0x100, 20, 50)});
+  EXPECT_EQ(done.of(0), Errno::Ok);
+  EXPECT_EQ(done.ops[0].done, 50U);
+  EXPECT_EQ(m.op.counters().continuations, 7U);
+  for (std::uint64_t i = 0; i < 50; ++i) ASSERT_EQ(m.reach(kNic, Dfn(0x100 + i)), m.frame(m.guest(), Gfn(20 + i)));
+  done = batch(m, context, {map_op(0x200, kGuestPages - 10, 20), unmap_op(0x100, 50)});
+  EXPECT_EQ(done.of(0), Errno::NoEntry);
+  EXPECT_EQ(done.ops[0].done, 10U);
+  EXPECT_EQ(done.of(1), Errno::Ok);
+  EXPECT_EQ(done.ops[1].done, 50U);
+  for (std::uint64_t i = 0; i < 50; ++i) ASSERT_EQ(m.reach(kNic, Dfn(0x100 + i)), std::nullopt);
+  EXPECT_EQ(m.xen.references().total(), 10U);
 }
 // Kills: an index or an address that is taken on trust.
 TEST_P(XenBatch, MalformedBatchesAreRefusedWhole) {
