@@ -204,10 +204,13 @@ TEST_P(XenFree, AHugeTableIsFreedInSlicesAndAllItsPagesReturn) {
   const std::uint64_t continuations = m.op.counters().continuations;
   const std::uint64_t traps = m.cpu.charged()[CostId::Hypercall];
   const std::uint64_t read = m.cpu.charged()[CostId::TableRead];
+  const std::uint64_t dropped = m.cpu.charged()[CostId::PageReference];
   EXPECT_EQ(m.free(m.guest(), context), Errno::Ok);
   EXPECT_GE(m.op.counters().continuations, continuations + 3);
   EXPECT_EQ(m.cpu.charged()[CostId::Hypercall] - traps, 1 + m.op.counters().continuations - continuations);
   EXPECT_LT(m.cpu.charged()[CostId::TableRead] - read, 8 * kGuestPages + 8 * 8 * 512) << "slices repeat work";
+  EXPECT_GE(m.cpu.charged()[CostId::TableRead] - read, 8 * kGuestPages) << "every entry is read";
+  EXPECT_EQ(m.cpu.charged()[CostId::PageReference] - dropped, 8 * kGuestPages);
   EXPECT_EQ(m.arena_used(m.guest()), before);
   EXPECT_EQ(m.xen.references().total(), 1U);
 }

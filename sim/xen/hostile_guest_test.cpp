@@ -43,9 +43,10 @@ TEST_P(XenHostile, RandomBytesAsArguments) {
 }
 
 // Calls that make sense, in any order, with everything that may go wrong. Kills: a path on which a reference, a table
-// page or a tag is lost, and one on which a device reaches what was taken from it.
+// page or a tag is lost, and one on which a device reaches what was taken from it: in the last two also where the unit
+// now and then does not answer.
 TEST_P(XenHostile, RandomCallsKeepTheBooksAndTheWalls) {
-  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 8; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Machine m(family(), {.xen = {.coalesce = seed % 2 == 0 ? Coalesce::Yes : Coalesce::No, .slice_pages = 16},
                          .deferred = DeferredFlush::Offered});
@@ -67,6 +68,7 @@ TEST_P(XenHostile, RandomCallsKeepTheBooksAndTheWalls) {
       return Gfn(512 + rng.below(1024));
     };
     for (int step = 0; step < 400; ++step) {
+      if (seed > 6 && rng.chance(0.05)) m.xen.unit(0).lose_invalidations(static_cast<std::uint32_t>(rng.below(6)));
       switch (rng.below(8)) {
         case 0:
           (void)m.try_alloc(m.guest());
@@ -107,10 +109,12 @@ TEST_P(XenHostile, RandomCallsKeepTheBooksAndTheWalls) {
       }
       if (step % 16 == 0) ASSERT_EQ(m.xen.references().total(), explained_references(m, m.guest())) << "step " << step;
     }
+    m.xen.unit(0).lose_invalidations(0);
     for (std::uint16_t context = 1; context <= 4; ++context)
       (void)m.free(m.guest(), context, abi::kFreeReattachDefault);
     EXPECT_EQ(m.xen.references().total(), 0U);
     EXPECT_EQ(m.arena_used(m.guest()), 0U);
+    if (m.guest().crashed) continue;  // its devices may be blocked
     for (const RequesterId device : devices) EXPECT_EQ(m.reach(device, Dfn(3)), m.frame(m.guest(), Gfn(3)));
   }
 }

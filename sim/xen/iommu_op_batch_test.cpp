@@ -459,7 +459,7 @@ TEST_P(XenBatch, AFlushThatTheGuestAsksForIsRetriedAsWell) {
 }
 // Kills: a refusal that hides that the pages before it were not flushed, or that the retry forgets.
 TEST_P(XenBatch, ACallThatStopsHalfWayTellsOfItsFlushFirst) {
-  Machine m(family());
+  Machine m(family(), offering());
   const std::uint16_t context = m.attached(m.guest());
   ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 2).status, Errno::Ok);
   ASSERT_TRUE(m.reach(kNic, Dfn(0x100)));
@@ -476,7 +476,12 @@ TEST_P(XenBatch, ACallThatStopsHalfWayTellsOfItsFlushFirst) {
   EXPECT_EQ(unmapped.status, Errno::InputOutput);
   EXPECT_EQ(unmapped.done, 2U);
   EXPECT_EQ(m.xen.references().total(), 2U) << "devices may still reach them";
-  m.xen.unit(0).lose_invalidations(0);
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x180), Gfn(30), 2).status, Errno::Ok);
+  m.xen.unit(0).lose_invalidations(1);
+  const Result done = batch(m, context, {unmap_op(0x180, 3)});
+  EXPECT_EQ(done.of(0), Errno::NoEntry) << "the retry succeeded";
+  EXPECT_EQ(done.ops[0].done, 2U);
+  EXPECT_EQ(m.xen.references().total(), 0U);
 }
 TEST_P(XenBatch, AFlushThatNeverSucceedsIsAnErrorAndKeepsThePages) {
   Machine m(family(), offering());

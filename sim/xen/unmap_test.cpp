@@ -252,6 +252,9 @@ TEST_P(XenDeferred, FreeingTheContextGivesBackWhatAwaitedItsFlush) {
   ASSERT_EQ(m.map(m.guest(), context, Dfn(0x100), Gfn(20), 4).status, Errno::Ok);
   ASSERT_NE(m.reach(kNic, Dfn(0x102)), std::nullopt);
   ASSERT_EQ(m.unmap(m.guest(), context, Dfn(0x100), 4, Subop::UnmapPagesDeferred).status, Errno::Ok);
+  ASSERT_EQ(m.map(m.guest(), context, Dfn(0x400), Gfn(20), 512).status, Errno::Ok);  // a whole table
+  ASSERT_EQ(m.unmap(m.guest(), context, Dfn(0x400), 512, Subop::UnmapPagesDeferred).status, Errno::Ok);
+  EXPECT_FALSE(m.context(m.guest(), context).deferred_tables.empty()) << "this test is about tables as well";
   EXPECT_EQ(m.free(m.guest(), context, abi::kFreeReattachDefault), Errno::Ok);
   EXPECT_EQ(m.xen.references().total(), 0U);
   EXPECT_EQ(m.arena_used(m.guest()), 0U);
