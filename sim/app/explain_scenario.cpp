@@ -120,7 +120,7 @@ class ScenarioExplainer {
 
  private:
   [[nodiscard]] bool is_guest_physical() const {
-    return guest_.strategy().addressing() == strategy::Addressing::GuestPhysical;
+    return guest_.strategy().addressing(device_.bdf) == strategy::Addressing::GuestPhysical;
   }
 
   // By the warden; where addresses are guest-physical, the guest's memory.

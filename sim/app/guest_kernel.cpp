@@ -55,6 +55,7 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
           .deferred_flush = strategy.deferred_flush,
           .batch = static_cast<std::uint32_t>(strategy.batch),
           .scatter = strategy.scatter,
+          .all_or_nothing = strategy.error_report == scenario::ErrorReport::Address,
           .arena_order = static_cast<std::uint32_t>(strategy.arena_order),
           .max_contexts = static_cast<std::uint32_t>(strategy.max_contexts),
           .trap_target = trap_target(strategy),
@@ -124,7 +125,7 @@ Task<guest::DmaApi*> Guest::open_api(Vcpu& cpu, const scenario::DeviceSetting& d
   }
   guest::DmaSpace* space = co_await strategy_->attach(cpu, device.bdf);
   if (space == nullptr) co_return nullptr;
-  environment_.warden.add_device(device.bdf, domain_.p2m, strategy_->addressing());
+  environment_.warden.add_device(device.bdf, domain_.p2m, strategy_->addressing(device.bdf));
   OpenApi opened{.first = &device, .cpu = &cpu};
   opened.api =
       std::make_unique<guest::DmaApi>(device.bdf, *space, environment_.warden, dma_api_options(),

@@ -72,6 +72,8 @@ xen::IommuOpOptions iommu_op_options(const scenario::StrategySetting& s) {
   if (s.scatter) options.scattered = xen::ScatteredMap::Offered;
   if (s.page_order == scenario::PageOrder::Explicit) options.page_order = xen::PageOrder::Explicit;
   options.lock = kLocks[static_cast<std::size_t>(s.lock)];
+  if (s.error_report == scenario::ErrorReport::Address) options.error_report = xen::ErrorReport::Address;
+  options.buses = {static_cast<std::uint8_t>(s.buses[0]), static_cast<std::uint8_t>(s.buses[1])};
   return options;
 }
 
@@ -126,7 +128,10 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
           .seed = scenario.seed,
           .shatter_reserve = strategy.shatter_reserve ? xen::ShatterReserve::Kept : xen::ShatterReserve::None,
           .group_split = scenario.topology.group_split == scenario::GroupSplit::Permitted ? xen::GroupSplit::Permitted
-                                                                                          : xen::GroupSplit::Refused});
+                                                                                          : xen::GroupSplit::Refused,
+          .tag_allocation = strategy.tag_allocation == scenario::TagAllocation::Attach
+                                ? xen::TagAllocation::AtAttach
+                                : xen::TagAllocation::AtCreation});
   hypercall_ = std::make_unique<xen::IommuOp>(*xen_, iommu_op_options(strategy));
   if (strategy.rfc_version == scenario::RfcVersion::V3) hypercall_v3_ = std::make_unique<xen::IommuOpV3>(*xen_);
   for (const scenario::IommuUnit& unit : scenario.topology.iommus)
@@ -427,6 +432,17 @@ MemoryCounts Machine::memory_counts() const {
   counts.bytes -= memory_before_.bytes;
   counts.llc_hits -= memory_before_.llc_hits;
   return counts;
+}
+
+xen::PhysicalUnit::TagCounters Machine::domain_tags() const {
+  xen::PhysicalUnit::TagCounters sum;
+  for (std::size_t u = 0; u < xen_->units(); ++u) {
+    const xen::PhysicalUnit::TagCounters& c = xen_->unit(u).tag_counters();
+    sum.in_use += c.in_use;
+    sum.peak += c.peak;
+    sum.refused += c.refused;
+  }
+  return sum;
 }
 
 Histogram Machine::fence_wait() const {

@@ -60,6 +60,8 @@ class Machine {
   // Devices that Xen has forbidden to issue requests.
   [[nodiscard]] std::size_t devices_cut_off() const;
   [[nodiscard]] Histogram fence_wait() const;
+  // Of all units together; since boot.
+  [[nodiscard]] xen::PhysicalUnit::TagCounters domain_tags() const;
   [[nodiscard]] const xen::Hypervisor& xen() const { return *xen_; }
   [[nodiscard]] const xen::IommuOp& hypercall() const { return *hypercall_; }
   [[nodiscard]] const xen::IommuOpV3* hypercall_v3() const { return hypercall_v3_.get(); }

@@ -117,7 +117,10 @@ class RandomScenario {
                 ", page_order: explicit, shatter_reserve: true", ""}) +
            any({", batch: 3", ", batch: 512", ", scatter: true", ""}) +
            ", host_queues: " + any({"1", "1", "1", "1", "3"}) + ", lock: " + any({"context", "domain", "iommu"}) +
-           (defers ? ", deferred_flush: true" : "") + ", default_context: " + any({"identity", "blocked"}) +
+           (defers ? ", deferred_flush: true" : "") + ", tag_allocation: " + any({"creation", "attach"}) +
+           any({", default_context: identity", ", default_context: blocked", ", buses: [0, 3]"}) +
+           "}, {kind: pv_iommu, label: pv_undoing, error_report: address, arena_order: " + any({"1", "6", "12"}) +
+           any({"", ", page_order: explicit"}) +
            (guests_ == 1 ? "}, {kind: pv_iommu, label: pv_v3, rfc_version: v3" : "") +
            "}, {kind: nested, doorbell: " + any({"xen", "xen", "device_model", "device_model", "guest_queue"}) +
            "}, {kind: emulated_viommu, placement: " + any({"xen", "device_model"}) +

@@ -132,6 +132,13 @@ void set_virtio(RunResult& r, const Machine& machine) {
 }
 
 // Only of what a strategy asks for, so that others' reports do not grow with every proposal.
+void set_domain_tags(RunResult& r, const Machine& machine) {
+  if (machine.strategy().kind != scenario::StrategyKind::PvIommu) return;
+  const xen::PhysicalUnit::TagCounters tags = machine.domain_tags();
+  r.set({"pv.domain_tags", "peak"}, as_double(tags.peak));
+  r.set({"pv.domain_tags", "refused"}, as_double(tags.refused));
+}
+
 void set_proposals(RunResult& r, const Machine& machine, const xen::IommuOp::Counters& h) {
   const scenario::StrategySetting& strategy = machine.strategy();
   if (strategy.batch > 1 || strategy.scatter) {
@@ -212,6 +219,7 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
 
   if (machine.hypercall_v3() != nullptr) {
     set_hypercalls_v3(r, machine.hypercall_v3()->counters(), ios);
+    set_domain_tags(r, machine);
     set_proposals(r, machine, {});
     return;
   }
@@ -228,6 +236,7 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
   for (std::size_t i = 0; i < kSubops.size(); ++i)
     r.set({"hypervisor.hypercalls", kHypercallNames[i]}, as_double(h.of(kSubops[i])));
   r.set({"hypervisor.hypercalls", "flush"}, as_double(h.flush_context));
+  set_domain_tags(r, machine);
   set_proposals(r, machine, h);
 }
 

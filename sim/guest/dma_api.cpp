@@ -180,7 +180,10 @@ Task<void> DmaApi::enter(CpuPort& cpu, Installing& work) {
     observer_.on_map_called(cpu.now(), device_, segment);
     work.tried += segment.length;
     work.result.status = co_await space_.map(cpu, segment);
-    if (work.result.status != DmaStatus::Ok) break;
+    if (work.result.status != DmaStatus::Ok) {
+      if (space_.undoes_maps()) work.undone = segment.length;
+      break;
+    }
   }
 }
 
@@ -199,8 +202,11 @@ Task<void> DmaApi::publish(CpuPort& cpu, Installing& work, IovaOwner owner) {
   work.result.address = Iova();
   const IovaRange partial{work.range.first, work.tried};
   observer_.on_unmap_called(cpu.now(), device_, partial);
-  const UnmapGather gather = co_await space_.unmap(cpu, partial, Flush::Immediate);
-  co_await space_.sync(cpu, gather);
+  const IovaRange left{partial.first, work.tried - work.undone};
+  if (left.length != 0_B) {
+    const UnmapGather gather = co_await space_.unmap(cpu, left, Flush::Immediate);
+    co_await space_.sync(cpu, gather);
+  }
   observer_.on_fenced(cpu.now(), device_, partial);
   if (owner == IovaOwner::Allocator) co_await allocator_.free(cpu, work.range.first, work.range.pages());
 }

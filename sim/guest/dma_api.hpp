@@ -124,6 +124,7 @@ class DmaApi {
     std::vector<MapSegment> segments{};  // none: nothing is left to do
     IovaRange range{};
     Bytes tried{};
+    Bytes undone{};  // of `tried`, at its end: the space left nothing of it
   };
   Task<Installing> prepare(CpuPort& cpu, std::vector<ScatterEntry> list, Permissions permissions, DmaUse use);
   Task<void> enter(CpuPort& cpu, Installing& work);

@@ -78,12 +78,14 @@ class DmaSpace {
   [[nodiscard]] virtual bool is_identity() const { return false; }
   // False when every unmap is final on return, so that a lazy DMA API has nothing to defer and stays strict.
   [[nodiscard]] virtual bool can_defer() const { return true; }
+  // True: a map() that fails leaves nothing of its own.
+  [[nodiscard]] virtual bool undoes_maps() const { return false; }
   // The highest IOVA a device may use.
   [[nodiscard]] virtual Iova last_address() const = 0;
   // Whole pages below it that the device must not be given. In any order; they may overlap.
   [[nodiscard]] virtual std::vector<IovaRange> reserved() const { return {}; }
 
-  // Does not undo a partial map on failure: the caller unmaps what it asked for.
+  // On failure the caller unmaps what it asked for, this segment included unless undoes_maps().
   virtual Task<DmaStatus> map(CpuPort& cpu, MapSegment segment) = 0;
   // After the last map() of one dma_map: the device may use the range when this returns.
   virtual Task<DmaStatus> sync_map(CpuPort& cpu, IovaRange range) = 0;

@@ -144,6 +144,7 @@ inline constexpr std::array<std::string_view, 13> kHypercallNames{
     "query_capabilities", "init", "alloc_context", "free_context", "reattach_device", "map_pages", "unmap_pages", "flush", "grant_map", "grant_unmap",
     "put_tce", "put_tce_indirect", "stuff_tce"};
 inline constexpr std::array<std::string_view, 3> kProposalNames{"batch", "batched_operations", "map_scattered"};
+inline constexpr std::array<std::string_view, 2> kTagNames{"peak", "refused"};
 inline constexpr std::array<std::string_view, 4> kArenaNames{"pages", "peak", "reserve_peak", "refused"};
 inline constexpr std::array<std::string_view, 6> kVirtioRequestNames{"unknown", "attach", "detach", "map", "unmap", "probe"};
 inline constexpr std::array<std::string_view, 4> kExitNames{"doorbell", "register", "table_store", "device_model"};
@@ -164,6 +165,7 @@ inline constexpr std::array kMetricFamilies{
   MetricFamily{"hypervisor.hypercalls", kHypercallNames, "1",      Better::Lower,   Digits::Integer, "Hypercalls, by sub-operation"},
   MetricFamily{"pv.proposals",          kProposalNames,  "1",      Better::Neither, Digits::Integer, "Calls of what this project proposes beside the RFC, and what batches carried; only where they are offered"},
   MetricFamily{"pv.arena",              kArenaNames,     "1",      Better::Lower,   Digits::Integer, "Xen's pool of table pages, since boot: its pages, the most in use, the most set aside for splitting large pages, and allocations refused; only where it is measured"},
+  MetricFamily{"pv.domain_tags",        kTagNames,       "1",      Better::Lower,   Digits::Integer, "Domain tags (DID, DomainID, VMID) since boot, of all units: the most in use at once, and requests for one that found none; only under pv_iommu"},
   MetricFamily{"hypervisor.exits",      kExitNames,      "1",      Better::Lower,   Digits::Integer, "Traps, by what was trapped; device_model: those that went on to the device model"},
   // Only under virtio_iommu.
   MetricFamily{"virtio.requests",       kVirtioRequestNames, "1",  Better::Lower,   Digits::Integer, "Requests that the guest gave its virtio-iommu, by type"},

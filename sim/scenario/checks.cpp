@@ -200,6 +200,14 @@ void check_flat_table(const Scenario& s, const StrategySetting& strategy, const 
         complain(path, "devices '" + a.name + "' and '" + b.name + "' share a bus, and so a table, but no domain");
 }
 
+// A device that may not leave a default context that shows nothing reaches nothing.
+void check_covered(const Scenario& s, const StrategySetting& strategy, const std::string& path,
+                   const Complain& complain) {
+  for (const DeviceSetting& device : s.devices)
+    if (device.bdf.bus() < strategy.buses[0] || device.bdf.bus() > strategy.buses[1])
+      complain(path, "device '" + device.name + "' is on another bus, and the default context is blocked");
+}
+
 void check_strategies(Scenario& s, const Complain& complain) {
   std::set<std::string> labels;
   for (std::size_t i = 0; i < s.strategies.size(); ++i) {
@@ -210,14 +218,27 @@ void check_strategies(Scenario& s, const Complain& complain) {
     if (strategy.rfc_version == RfcVersion::V3) {
       const StrategySetting plain;
       if (strategy.deferred_flush || strategy.batch > 1 || strategy.scatter ||
-          strategy.page_order != plain.page_order || strategy.lock != plain.lock)
+          strategy.page_order != plain.page_order || strategy.lock != plain.lock ||
+          strategy.tag_allocation != plain.tag_allocation || strategy.error_report != plain.error_report ||
+          strategy.buses != plain.buses)
         complain(at_index("strategies", i, "rfc_version"),
-                 "v3 has no deferred_flush, batch, scatter, page_order or lock to choose");
+                 "v3 has no deferred_flush, batch, scatter, page_order, lock, tag_allocation, error_report or buses to "
+                 "choose");
       if (s.domains.size() > 1)
         complain(at_index("strategies", i, "rfc_version"), "v3 serves the hardware domain, and there is one only");
     }
     if (strategy.batch > 1 && strategy.scatter)
       complain(at_index("strategies", i, "scatter"), "a batch carries scatterlists already: give 'batch' or 'scatter'");
+    if (strategy.error_report == ErrorReport::Address && (strategy.batch > 1 || strategy.scatter))
+      complain(at_index("strategies", i, "error_report"),
+               "operations of a batch have a status each, and lists a count: without 'batch' and 'scatter' only");
+    if (strategy.error_report == ErrorReport::Address && strategy.superpages)
+      complain(at_index("strategies", i, "error_report"),
+               "undoing a map might need a table to split a merged page with: without 'superpages' only");
+    if (strategy.buses.size() != 2 || strategy.buses[0] > strategy.buses[1])
+      complain(at_index("strategies", i, "buses"), "expected the first and the last bus, such as [0, 15]");
+    else if (strategy.default_context == DefaultContext::Blocked)
+      check_covered(s, strategy, at_index("strategies", i, "buses"), complain);
     if (strategy.page_order == PageOrder::Explicit && strategy.superpages)
       complain(at_index("strategies", i, "superpages"), "with page_order: explicit nothing is left to merge");
     const bool any_lazy =

@@ -362,6 +362,10 @@ enum class PageOrder : std::uint8_t { Single, Explicit };
 // What a PV-IOMMU operation excludes while it works.
 enum class LockGranularity : std::uint8_t { Context, Domain, Iommu };
 enum class ShadowSync : std::uint8_t { CachingMode, WriteProtect };
+// When Xen gives a guest's context its domain tag of a unit.
+enum class TagAllocation : std::uint8_t { Creation, Attach };
+// What a PV-IOMMU map that fails reports.
+enum class ErrorReport : std::uint8_t { Count, Address };
 
 struct StrategySetting {
   StrategyKind kind = StrategyKind::Passthrough;
@@ -379,8 +383,11 @@ struct StrategySetting {
   std::uint64_t batch = 1;
   bool scatter = false;
   LockGranularity lock = LockGranularity::Context;
-  bool shatter_reserve = false;   // Xen keeps the table pages that splitting its large pages takes
-  std::uint64_t host_queues = 1;  // command rings over which Xen's driver spreads its CPUs
+  TagAllocation tag_allocation = TagAllocation::Creation;
+  ErrorReport error_report = ErrorReport::Count;
+  std::vector<std::uint64_t> buses{0, 255};  // first and last whose devices may have contexts of their own
+  bool shatter_reserve = false;              // Xen keeps the table pages that splitting its large pages takes
+  std::uint64_t host_queues = 1;             // command rings over which Xen's driver spreads its CPUs
   // Nested: where a write to the guest's command doorbell goes.
   Doorbell doorbell = Doorbell::Xen;
   // EmulatedViommu, VirtioIommu

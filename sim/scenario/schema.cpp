@@ -401,6 +401,23 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
                     "what Xen locks while it changes a context and flushes: that context, all of the domain's, or all "
                     "behind the same unit",
                     "pv_iommu"),
+       K::defaulted(
+           "tag_allocation", at(&S::tag_allocation),
+           word_type<TagAllocation>({{"creation", TagAllocation::Creation}, {"attach", TagAllocation::Attach}}),
+           "when a context takes its domain tag (DID, DomainID, VMID): creation: of every unit, as in the RFC; "
+           "attach: of a unit whose devices come to it, until the last one leaves (a proposal)",
+           "pv_iommu"),
+       K::defaulted(
+           "error_report", at(&S::error_report),
+           word_type<ErrorReport>({{"count", ErrorReport::Count}, {"address", ErrorReport::Address}}),
+           "what a map that fails tells. count: how many pages it mapped, which the guest unmaps; address: Xen "
+           "undoes the call and names the address that was refused (a proposal)",
+           "pv_iommu"),
+       K::defaulted(
+           "buses", at(&S::buses), list_type(count_type({.minimum = 0, .maximum = 255}), 2),
+           "first and last bus whose devices a domu may give contexts of their own; others stay in the default "
+           "context, and reach the whole guest (a proposal)",
+           "pv_iommu"),
        K::defaulted("shatter_reserve", at(&S::shatter_reserve), flag_type(),
                     "Xen sets aside the table pages that splitting large pages takes, so that an unmap cannot fail",
                     "pv_iommu"),

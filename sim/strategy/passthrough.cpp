@@ -1,34 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // No translation of the guest's own: devices stay in context 0 and use guest-physical addresses.
+#include "sim/strategy/identity_space.hpp"
 #include "sim/strategy/strategy.hpp"
 
 namespace iommu::strategy {
 
 namespace {
-
-class IdentitySpace final : public guest::DmaSpace {
- public:
-  explicit IdentitySpace(Iova last) : last_(last) {}
-  [[nodiscard]] bool is_identity() const override { return true; }
-  [[nodiscard]] bool can_defer() const override { return false; }
-  [[nodiscard]] Iova last_address() const override { return last_; }
-
-  // The DMA API asks for none of these.
-  Task<guest::DmaStatus> map(CpuPort&, guest::MapSegment) override { co_return guest::DmaStatus::Rejected; }
-  Task<guest::DmaStatus> sync_map(CpuPort&, guest::IovaRange) override { co_return guest::DmaStatus::Rejected; }
-  Task<guest::UnmapGather> unmap(CpuPort&, guest::IovaRange range, guest::Flush) override {
-    guest::UnmapGather gather;
-    gather.status = guest::DmaStatus::Rejected;
-    gather.range = range;
-    co_return gather;
-  }
-  Task<void> sync(CpuPort&, guest::UnmapGather) override { co_return; }
-  Task<void> flush_all(CpuPort&) override { co_return; }
-  void reclaim_tables(const std::vector<std::uint64_t>&) override {}
-
- private:
-  Iova last_;
-};
 
 class Passthrough final : public DmaStrategy {
  public:
@@ -41,7 +18,7 @@ class Passthrough final : public DmaStrategy {
     spaces_.push_back(std::make_unique<IdentitySpace>(last));
     co_return spaces_.back().get();
   }
-  [[nodiscard]] Addressing addressing() const override { return Addressing::GuestPhysical; }
+  [[nodiscard]] Addressing addressing(RequesterId) const override { return Addressing::GuestPhysical; }
 
  private:
   StrategyEnvironment environment_;

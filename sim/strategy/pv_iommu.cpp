@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "sim/strategy/identity_space.hpp"
 #include "sim/strategy/pv_calls.hpp"
 #include "sim/strategy/pv_space.hpp"
 #include "sim/strategy/pv_v3.hpp"
@@ -31,10 +32,16 @@ class PvIommu final : public DmaStrategy {
     }
     last_address_ = Iova(query.argument.max_iova_addr);
     page_sizes_ = query.argument.pgsize_mask;
+    if (query.status == 0 && (query.argument.cap_flags & xen::abi::kCapBuses) != 0) {
+      const auto reply = co_await calls_.call(cpu, Subop::QueryBuses, xen::abi::Buses{});
+      buses_ = {.first = reply.argument.first, .last = reply.argument.last};
+      co_return static_cast<xen::Errno>(reply.status);
+    }
     co_return static_cast<xen::Errno>(query.status);
   }
 
   Task<guest::DmaSpace*> attach(CpuPort& cpu, RequesterId device) override {
+    if (!buses_.contains(device.bus())) co_return leave_in_default(device);
     const auto made = co_await calls_.call(cpu, Subop::AllocContext, xen::abi::AllocContext{});
     if (made.status != 0) co_return nullptr;
     xen::abi::ReattachDevice move;
@@ -54,14 +61,29 @@ class PvIommu final : public DmaStrategy {
                                .page_sizes = page_sizes_,
                                .deferred_flush = options.deferred_flush,
                                .batch = options.batch,
-                               .scatter = options.scatter};
+                               .scatter = options.scatter,
+                               .all_or_nothing = options.all_or_nothing};
     spaces_.push_back(make_pv_space(calls_, space));
     co_return spaces_.back().get();
   }
 
+  [[nodiscard]] Addressing addressing(RequesterId device) const override {
+    return buses_.contains(device.bus()) ? Addressing::Mapped : Addressing::GuestPhysical;
+  }
+
  private:
+  // Without a context of its own a device reaches the whole guest, if context 0 shows it.
+  guest::DmaSpace* leave_in_default(RequesterId device) {
+    const xen::Domain& domain = environment_.domain;
+    if (!domain.devices.contains(device) || domain.setting.default_context != xen::DefaultContext::Identity)
+      return nullptr;
+    spaces_.push_back(std::make_unique<IdentitySpace>(Iova(domain.setting.memory.value() - 1)));
+    return spaces_.back().get();
+  }
+
   StrategyEnvironment environment_;
   IommuCalls calls_;
+  xen::BusRange buses_;
   Iova last_address_;
   std::uint32_t page_sizes_ = 0;
   std::vector<std::unique_ptr<guest::DmaSpace>> spaces_;

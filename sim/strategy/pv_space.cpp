@@ -22,11 +22,17 @@ std::uint32_t map_flags(Permissions permissions) {
   return (permissions.read ? xen::abi::kMapReadable : 0U) | (permissions.write ? xen::abi::kMapWriteable : 0U);
 }
 
+std::uint32_t undoable_pages(PagePiece piece) { return xen::abi::kMostUndoablePages >> (piece.page_lg2 - kPageLg2); }
+
 class PvSpace final : public guest::DmaSpace {
  public:
-  PvSpace(IommuCalls& calls, const PvSpaceSetting& setting) : calls_(calls), setting_(setting) {}
+  PvSpace(IommuCalls& calls, const PvSpaceSetting& setting) : calls_(calls), setting_(setting) {
+    // No larger pages than a call could undo one of.
+    if (setting_.all_or_nothing) setting_.page_sizes &= (xen::abi::kMostUndoablePages << (kPageLg2 + 1)) - 1;
+  }
 
   [[nodiscard]] bool can_defer() const override { return setting_.deferred_flush; }
+  [[nodiscard]] bool undoes_maps() const override { return setting_.all_or_nothing; }
   [[nodiscard]] Iova last_address() const override { return setting_.last; }
 
   Task<DmaStatus> map(CpuPort& cpu, guest::MapSegment segment) override;
@@ -87,13 +93,16 @@ Task<DmaStatus> PvSpace::map(CpuPort& cpu, guest::MapSegment segment) {
     co_return DmaStatus::Ok;
   }
   for (std::uint64_t done = 0; done < segment.length.value();) {
-    const PagePiece piece =
+    PagePiece piece =
         next_piece(segment.iova.value(), segment.address.value(), segment.length.value(), done, setting_.page_sizes);
+    if (setting_.all_or_nothing) piece.pages = std::min(piece.pages, undoable_pages(piece));
     done += std::uint64_t{piece.pages} << piece.page_lg2;
     if (!batches()) {
       const std::int64_t status = co_await map_piece(cpu, segment, piece);
-      if (status != 0) co_return to_dma_status(status);
-      continue;
+      if (status == 0) continue;
+      if (setting_.all_or_nothing && piece.offset != 0)
+        co_await unmap(cpu, {segment.iova, Bytes(piece.offset)}, guest::Flush::Immediate);
+      co_return to_dma_status(status);
     }
     co_await add(cpu, {.kind = static_cast<std::uint16_t>(BatchKind::Map),
                        .map_flags = map_flags(segment.permissions),
@@ -178,7 +187,7 @@ Task<std::int64_t> PvSpace::map_piece(CpuPort& cpu, guest::MapSegment segment, P
   request.ctx_no = setting_.context;
   request.gfn = Gfn(segment.address + Bytes(piece.offset)).value();
   request.dfn = Dfn(segment.iova + Bytes(piece.offset)).value();
-  request.map_flags = map_flags(segment.permissions);
+  request.map_flags = map_flags(segment.permissions) | (setting_.all_or_nothing ? xen::abi::kMapAllOrNothing : 0U);
   request.pgsize = 1U << piece.page_lg2;
   request.nr_pages = piece.pages;
   const auto reply = co_await calls_.call(cpu, Subop::MapPages, request);

@@ -19,7 +19,8 @@ struct PvSpaceSetting {
   // Operations that one hypercall carries: maps wait for sync_map(), unmaps for their sync or, deferred, for the next
   // call that goes anyway. 1: one operation a call.
   std::uint32_t batch = 1;
-  bool scatter = false;  // maps wait for sync_map(), and go as one list of frames
+  bool scatter = false;         // maps wait for sync_map(), and go as one list of frames
+  bool all_or_nothing = false;  // Xen undoes a call that fails; a map then leaves nothing
 };
 
 [[nodiscard]] std::unique_ptr<guest::DmaSpace> make_pv_space(IommuCalls& calls, const PvSpaceSetting& setting);

@@ -57,8 +57,9 @@ struct StrategyOptions {
   // pv_iommu
   RfcVersion rfc_version = RfcVersion::V7;
   bool deferred_flush = false;
-  std::uint32_t batch = 1;  // operations that one hypercall carries
-  bool scatter = false;     // a scatterlist goes as one list of frames
+  std::uint32_t batch = 1;      // operations that one hypercall carries
+  bool scatter = false;         // a scatterlist goes as one list of frames
+  bool all_or_nothing = false;  // maps that fail are undone by Xen
   std::uint32_t arena_order = 12;
   std::uint32_t max_contexts = 128;
   // nested, emulated_viommu, virtio_iommu: who answers the trapped accesses.
@@ -142,8 +143,8 @@ class DmaStrategy {
   // The guest's kernel takes a device that Xen has assigned to the domain. The space lives as long as the strategy;
   // nullptr: refused.
   virtual Task<guest::DmaSpace*> attach(CpuPort& cpu, RequesterId device) = 0;
-  // What the device's addresses mean; for the warden.
-  [[nodiscard]] virtual Addressing addressing() const { return Addressing::Mapped; }
+  // What the addresses of a device that was attached mean; for the warden.
+  [[nodiscard]] virtual Addressing addressing(RequesterId) const { return Addressing::Mapped; }
   // The unit that the guest believes it has; null without one.
   [[nodiscard]] virtual xen::VirtualUnit* virtual_unit() { return nullptr; }
   // Who translates for the guest's devices if they are emulated; null: a unit does, and they are real.

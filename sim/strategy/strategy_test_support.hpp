@@ -301,7 +301,7 @@ class Machine {
     device.requester = requester;
     device.space = strategy_->attach(cpu, requester).run();
     EXPECT_NE(device.space, nullptr);
-    warden.add_device(requester, domain->p2m, strategy_->addressing());
+    warden.add_device(requester, domain->p2m, strategy_->addressing(requester));
     if (wrap) device.wrapper = wrap(*device.space);
     if (device.wrapper) device.space = device.wrapper.get();
     guest::DmaApiOptions api{.unmapping = options_.unmapping, .flush_queue_entries = options_.flush_queue_entries};

@@ -102,7 +102,11 @@ unsigned Hypervisor::largest_leaf(const IoContext& context, const PageOperation&
 }
 
 void Hypervisor::take_back(IoContext& context, const PageOperation& operation, PagesEdit& work) {
-  const std::uint64_t tail = work.done.pages & ((1ULL << (operation.page_lg2 - kPageLg2)) - 1);
+  std::uint64_t tail = work.done.pages & ((1ULL << (operation.page_lg2 - kPageLg2)) - 1);
+  if (operation.partial == PartialMap::Undone && work.done.status != Errno::Ok) {
+    work.done.undone = work.done.pages - tail;
+    tail = work.done.pages;
+  }
   if (tail == 0) return;
   work.done.pages -= tail;
   const AddressRange range = bytes_of(operation.dfn + work.done.pages, tail);
@@ -271,7 +275,8 @@ Task<std::vector<PagesDone>> Hypervisor::change_pages(CpuPort& cpu, Domain& doma
     context.deferred_tables.insert(context.deferred_tables.end(), all.freed_tables.begin(), all.freed_tables.end());
     context.deferred_frames.insert(context.deferred_frames.end(), dropped.begin(), dropped.end());
     for (PagesDone& answer : answers)
-      if (answer.status == Errno::Ok || answer.pages != 0) answer.after_flush = std::exchange(answer.status, flushed);
+      if (answer.status == Errno::Ok || answer.pages + answer.undone != 0)
+        answer.after_flush = std::exchange(answer.status, flushed);
   }
   cpu.release(context.lock);
   co_return answers;
@@ -362,7 +367,7 @@ Task<Errno> Hypervisor::flush_unit(CpuPort& cpu, Domain& domain, IoContext& cont
                                    std::vector<AddressRange> ranges) {
   if (!uses_unit(domain, context, index)) co_return Errno::Ok;
   PhysicalUnit& unit = *units_[index];
-  const InvalidationScope whole{.kind = InvalidationKind::Iotlb, .domain = context.tags[index]};
+  const InvalidationScope whole{.kind = InvalidationKind::Iotlb, .domain = context.tag_on(index)};
   Errno status = co_await unit.invalidate(cpu, scopes_of(unit, whole, ranges));
   const std::vector<RequesterId> devices = context.devices;
   for (const RequesterId device : devices) {

@@ -221,7 +221,7 @@ TEST_P(XenFree, TheNextOwnerOfATagSeesNothingOfTheLast) {
   const std::uint16_t context = m.attached(m.guest());
   ASSERT_EQ(m.map(m.guest(), context, Dfn(7), Gfn(7), 1).status, Errno::Ok);
   ASSERT_NE(m.reach(kNic, Dfn(7)), std::nullopt);
-  const DomainTag tag = m.context(m.guest(), context).tags.front();
+  const std::optional<DomainTag> tag = m.context(m.guest(), context).tags.front();
   ASSERT_EQ(m.free(m.guest(), context, kIntoDefault), Errno::Ok);
   const std::uint16_t alien = m.attached(*m.other, kAlien);
   ASSERT_EQ(m.context(*m.other, alien).tags.front(), tag) << "this test is about a tag that is used again";

@@ -37,19 +37,16 @@ IoContext& holder_of_reserved(Domain& domain, IoContext& context) {
 }
 }  // namespace
 
-Hypervisor::NewContext Hypervisor::make_context(ContextNumber number, ContextKind kind, TableMemory& tables) {
+Hypervisor::NewContext Hypervisor::make_context(ContextNumber number, ContextKind kind, TableMemory& tables,
+                                                TagAllocation tag_allocation) {
   NewContext made{Errno::Ok, std::make_unique<IoContext>(number)};
   IoContext& context = *made.context;
   context.kind = kind;
   context.serial = contexts_made_++;
-  for (const auto& unit : units_) {
-    const auto tag = unit->allocate_tag();
-    if (!tag) {
-      made.status = Errno::NoSpace;
-      break;
-    }
-    context.tags.push_back(*tag);
-  }
+  context.tag_allocation = tag_allocation;
+  context.tags.resize(units_.size());
+  for (std::size_t i = 0; tag_allocation == TagAllocation::AtCreation && i < units_.size(); ++i)
+    if (made.status == Errno::Ok) made.status = take_tag(context, i);
   if (made.status == Errno::Ok && kind == ContextKind::Stage2) {
     context.table = units_.front()->driver().create_table(TableKind::Stage2, tables);
     context.table_memory = &tables;
@@ -59,7 +56,7 @@ Hypervisor::NewContext Hypervisor::make_context(ContextNumber number, ContextKin
       made.status = Errno::NoMemory;
   }
   if (made.status != Errno::Ok) {
-    for (std::size_t i = 0; i < context.tags.size(); ++i) units_[i]->release_tag(context.tags[i]);
+    release_tags(context);
     made.context.reset();
   }
   return made;
@@ -71,14 +68,39 @@ std::unique_ptr<IoContext> Hypervisor::make_sibling(ContextNumber number, const 
   context->kind = other.kind;
   context->serial = contexts_made_++;
   context->tags = other.tags;
-  for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->share_tag(context->tags[i]);
+  for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->share_tag(context->tag_on(i));
   return context;
+}
+
+Errno Hypervisor::take_tag(IoContext& context, std::size_t unit) {
+  if (!context.tags[unit]) context.tags[unit] = units_[unit]->allocate_tag();
+  return context.tags[unit] ? Errno::Ok : Errno::NoSpace;
+}
+
+// Its last device has left the unit, and the unit has forgotten the tag.
+void Hypervisor::give_up_tag(const Domain& domain, IoContext& context, std::size_t unit) {
+  if (context.tag_allocation == TagAllocation::AtCreation || context.unfenced || !context.tags[unit] ||
+      uses_unit(domain, context, unit))
+    return;
+  units_[unit]->release_tag(*context.tags[unit]);
+  context.tags[unit].reset();
+}
+
+void Hypervisor::release_tags(IoContext& context) {
+  for (std::size_t i = 0; i < units_.size(); ++i)
+    if (context.tags[i]) units_[i]->release_tag(*context.tags[i]);
+}
+
+void Hypervisor::abandon(Domain& domain, IoContext& context) {
+  context.unfenced = true;
+  crash_guest(domain);
 }
 
 Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context) {
   SIM_CHECK(context->dying && context->devices.empty(), "only an empty, dying context is destroyed");
   IoContext& dead = *context;
   domain.retired_contexts.push_back(std::move(context));
+  if (dead.unfenced) co_return 0;
   co_await cpu.acquire(dead.lock);
   std::optional<std::uint64_t> at = 0;
   std::uint64_t slices = 0;
@@ -108,10 +130,10 @@ Task<std::uint64_t> Hypervisor::destroy_context(CpuPort& cpu, Domain& domain, st
     for (const std::uint64_t page : dead.deferred_tables) dead.table_memory->release(page);
     dead.table.reset();
   }
-  for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->release_tag(dead.tags[i]);
+  release_tags(dead);
   cpu.release(dead.lock);
   std::erase_if(domain.retired_contexts,
-                [](const auto& c) { return !c->lock.held && c->lock.waiters.empty() && c->pins == 0; });
+                [](const auto& c) { return !c->unfenced && !c->lock.held && c->lock.waiters.empty() && c->pins == 0; });
   co_return slices;
 }
 
@@ -170,17 +192,21 @@ Task<Errno> Hypervisor::reattach_locked(CpuPort& cpu, Domain& domain, AssignedDe
   if (reserved != Errno::Ok) co_return reserved;
   std::optional<ContextSetting> old;
   if (source != nullptr) old = source->setting_on(setting.unit);
-  const Errno pointed =
-      co_await point_functions(cpu, domain, setting, target.setting_on(setting.unit), old, SharedEntries::Take);
+  Errno pointed = take_tag(target, setting.unit);
+  if (pointed == Errno::Ok)
+    pointed = co_await point_functions(cpu, domain, setting, target.setting_on(setting.unit), old, SharedEntries::Take);
   if (pointed != Errno::Ok) {
-    co_await remove_reserved(cpu, domain, target, setting.reserved);
+    if (pointed == Errno::InputOutput) abandon(domain, target);
+    give_up_tag(domain, target, setting.unit);
+    if (!target.unfenced) co_await remove_reserved(cpu, domain, target, setting.reserved);
     co_return pointed;
   }
   device.context = &target;
   target.devices.push_back(setting.requester);
   if (source == nullptr) co_return Errno::Ok;
   std::erase(source->devices, setting.requester);
-  co_await remove_reserved(cpu, domain, *source, setting.reserved);
+  give_up_tag(domain, *source, setting.unit);
+  if (!source->unfenced) co_await remove_reserved(cpu, domain, *source, setting.reserved);
   co_return Errno::Ok;
 }
 
@@ -315,10 +341,14 @@ Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterI
   scopes.insert(scopes.end(), shared.scopes.begin(), shared.scopes.end());
   const std::vector<RequesterId> caching = setting.device_tlb ? setting.functions() : std::vector<RequesterId>();
   const Errno flushed = co_await invalidate_both(cpu, unit, std::move(scopes), caching);
-  if (flushed != Errno::Ok) status = flushed;
+  if (flushed != Errno::Ok) {
+    abandon(domain, context);
+    status = flushed;
+  }
   std::erase(context.devices, device);
   domain.devices.erase(device);
-  co_await remove_reserved(cpu, domain, context, setting.reserved);
+  give_up_tag(domain, context, setting.unit);
+  if (!context.unfenced) co_await remove_reserved(cpu, domain, context, setting.reserved);
   unlock();
   co_await quarantine(cpu, setting);
   co_return status;
@@ -333,7 +363,7 @@ Task<Errno> Hypervisor::refresh(CpuPort& cpu, Domain& domain, IoContext& context
     if (found == domain.devices.end()) continue;
     const DeviceSetting setting = found->second.setting;
     ContextSetting old = before;
-    old.domain = context.tags[setting.unit];
+    old.domain = context.tag_on(setting.unit);
     const Errno pointed =
         co_await point_functions(cpu, domain, setting, context.setting_on(setting.unit), old, SharedEntries::Keep);
     if (pointed != Errno::Ok) status = pointed;

@@ -159,7 +159,7 @@ void Hypervisor::destroy_unborn(Domain& domain) {
   if (IoContext* context = domain.default_context.get(); context != nullptr) {
     if (context->table)
       for (const std::uint64_t page : context->table->detach_all_tables()) context->table_memory->release(page);
-    for (std::size_t i = 0; i < units_.size(); ++i) units_[i]->release_tag(context->tags[i]);
+    release_tags(*context);
   }
   for (const P2mExtent& extent : domain.p2m.extents())
     for (std::uint64_t i = 0; i < extent.pages; ++i) {

@@ -56,6 +56,7 @@ struct HypervisorOptions {
   ShatterReserve shatter_reserve = ShatterReserve::None;
   Quarantine quarantine = Quarantine::Basic;
   GroupSplit group_split = GroupSplit::Refused;
+  TagAllocation tag_allocation = TagAllocation::AtCreation;  // of contexts that guests ask for
 };
 
 // Pages of a multi-page operation that were done before `status` stopped it.
@@ -64,9 +65,13 @@ struct PagesDone {
   std::uint64_t pages = 0;
   // Where `status` tells of the flush alone (InputOutput): what it is once a later flush has succeeded.
   Errno after_flush = Errno::Ok;
+  std::uint64_t undone = 0;  // further ones that were mapped and taken back (PartialMap::Undone)
 };
 
 enum class UnmapFlush : std::uint8_t { Now, Later };
+
+// What becomes of the pages before the one that could not be mapped.
+enum class PartialMap : std::uint8_t { Kept, Undone };
 
 // One change of a context: pages of `gfn` to `dfn`, or away from there.
 struct PageOperation {
@@ -78,6 +83,7 @@ struct PageOperation {
   Permissions permissions{};  // Map
   // Largest page that a map may install at once, and what is counted: a map that stops within one takes it back.
   unsigned page_lg2 = kPageLg2;
+  PartialMap partial = PartialMap::Kept;
 };
 
 // What follows an operation that was refused.
@@ -129,19 +135,22 @@ class Hypervisor {
   Task<Errno> move_device(CpuPort& cpu, Domain& from, Domain& to, RequesterId device);
 
   // Contexts ---------------------------------------------------------------------------------------------------------
-  // An empty context with one domain tag per unit and, unless it is nested, its own table in `tables`.
-  // Errno::NoSpace: a unit has no tag left. Errno::NoMemory: no page for the root table.
+  // An empty context with one domain tag per unit (TagAllocation::AtCreation) and, unless it is nested, its own table
+  // in `tables`. Errno::NoSpace: a unit has no tag left. Errno::NoMemory: no page for the root table.
   struct NewContext {
     Errno status = Errno::Ok;
     std::unique_ptr<IoContext> context;
   };
-  NewContext make_context(ContextNumber number, ContextKind kind, TableMemory& tables);
+  NewContext make_context(ContextNumber number, ContextKind kind, TableMemory& tables,
+                          TagAllocation tag_allocation = TagAllocation::AtCreation);
   // A nested one that shares the tags of another: what a guest invalidates under its tag then covers both.
   std::unique_ptr<IoContext> make_sibling(ContextNumber number, const IoContext& other);
   // Releases everything a context holds. It is dying and no device is inside, so no cache knows it. Returns the number
   // of slices that this took.
   Task<std::uint64_t> destroy_context(CpuPort& cpu, Domain& domain, std::unique_ptr<IoContext> context);
-  // Moves a device and its phantom functions, all or nothing.
+  // Moves a device and its phantom functions, all or nothing. Errno::InputOutput: the unit did not say that it forgot
+  // a setting; the device is blocked, and the target never reused. Errno::NoSpace: no domain tag
+  // (TagAllocation::AtAttach).
   Task<Errno> reattach(CpuPort& cpu, Domain& domain, RequesterId device, IoContext& target);
   // Makes a change of a context's own setting (a nested context's stage 1) effective for the devices inside. `before`:
   // what it was; its tag does not matter.
@@ -220,7 +229,7 @@ class Hypervisor {
   [[nodiscard]] PagesEdit enter_pages(const Domain& domain, IoContext& context, const PageOperation& operation);
   Task<PagesEdit> map_locked(CpuPort& cpu, Domain& domain, IoContext& context, PageOperation operation);
   Task<PagesEdit> unmap_locked(CpuPort& cpu, IoContext& context, PageOperation operation);
-  // Takes back what a map did of its last page; devices may have seen it.
+  // Takes back what a map did of its last page, or all of a refused one (PartialMap::Undone); devices may have seen it.
   void take_back(IoContext& context, const PageOperation& operation, PagesEdit& work);
   [[nodiscard]] unsigned largest_leaf(const IoContext& context, const PageOperation& operation) const;
   // Whether devices may still use what an edit took away, or may remember that nothing was there.
@@ -228,8 +237,14 @@ class Hypervisor {
   Task<Errno> reattach_locked(CpuPort& cpu, Domain& domain, AssignedDevice& device, IoContext& target);
   // Whether the entry of a shared id comes along: always, or only if it leads where the device's own entries do.
   enum class SharedEntries : std::uint8_t { Take, Keep };
+  // Errno::InputOutput: every function is blocked, for the unit did not say that it forgot the old setting.
   Task<Errno> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
                               std::optional<ContextSetting> old, SharedEntries shared);
+  // The unit may still use a context that devices have left. Nothing of it is given to anybody any more.
+  static void abandon(Domain& domain, IoContext& context);
+  [[nodiscard]] Errno take_tag(IoContext& context, std::size_t unit);
+  void give_up_tag(const Domain& domain, IoContext& context, std::size_t unit);
+  void release_tags(IoContext& context);
   // What changing the entry of a shared id came to, and the invalidations that it leaves to do.
   struct SharedEdit {
     Errno status = Errno::Ok;

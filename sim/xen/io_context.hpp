@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "sim/base/check.hpp"
 #include "sim/base/cpu_port.hpp"
 #include "sim/base/ids.hpp"
 #include "sim/translation/iommu_core.hpp"
@@ -35,6 +36,10 @@ struct ReservedRegion {
   return ((1ULL << (leaf.page_lg2 - kPageLg2)) - 1) / (kEntries - 1);
 }
 
+// When a context takes its domain tag of a unit: for every unit when it is made [PV-IOMMU RFC v7], or when the first of
+// its devices comes that is behind the unit, until the last one leaves [its to-do list].
+enum class TagAllocation : std::uint8_t { AtCreation, AtAttach };
+
 struct IoContext {
   explicit IoContext(ContextNumber context_number) : number(context_number) {}
 
@@ -48,9 +53,13 @@ struct IoContext {
   TableRoot stage1;
   TableRoot stage2;
   std::array<std::uint64_t, 2> stage1_entry{};  // Nested: the guest's own words of the device table entry
-  std::vector<DomainTag> tags;                  // by unit
+  // By unit. Absent: none of its devices is behind the unit, and tags are taken at the first attach.
+  std::vector<std::optional<DomainTag>> tags;
+  TagAllocation tag_allocation = TagAllocation::AtCreation;
   std::vector<RequesterId> devices;
   bool dying = false;
+  // A unit never said that it forgot this context: what it names stays taken for good.
+  bool unfenced = false;
   std::uint32_t pins = 0;  // tasks that know it and are not among its lock's waiters yet
   SpinLock lock{"io context"};
 
@@ -86,8 +95,13 @@ struct IoContext {
       if (r.region.first > first) pages = std::min(pages, r.region.first.value() - first.value());
     return pages;
   }
+  // Where it has devices, and where tags are taken at creation.
+  [[nodiscard]] DomainTag tag_on(std::size_t unit) const {
+    SIM_CHECK(tags[unit], "a context that devices use on a unit has a tag there");
+    return *tags[unit];
+  }
   [[nodiscard]] ContextSetting setting_on(std::size_t unit) const {
-    return {.kind = kind, .domain = tags[unit], .stage1 = stage1, .stage2 = stage2, .stage1_entry = stage1_entry};
+    return {.kind = kind, .domain = tag_on(unit), .stage1 = stage1, .stage2 = stage2, .stage1_entry = stage1_entry};
   }
 };
 

@@ -17,7 +17,8 @@ constexpr unsigned k1GibLg2 = 30;
 }  // namespace
 
 std::uint64_t IommuOp::Counters::total() const {
-  return std::accumulate(by_subop.begin(), by_subop.end(), flush_context + batch + map_scattered + unknown);
+  return std::accumulate(by_subop.begin(), by_subop.end(),
+                         flush_context + batch + map_scattered + query_buses + unknown);
 }
 
 void IommuOp::count(std::uint32_t subop) {
@@ -31,6 +32,8 @@ void IommuOp::count(std::uint32_t subop) {
     ++counters_.batch;
   else if (subop == static_cast<std::uint32_t>(abi::Subop::MapScattered))
     ++counters_.map_scattered;
+  else if (subop == static_cast<std::uint32_t>(abi::Subop::QueryBuses))
+    ++counters_.query_buses;
   else
     ++counters_.unknown;
 }
@@ -76,6 +79,8 @@ Task<Errno> IommuOp::dispatch(CpuPort& cpu, Call call, std::uint32_t subop) {
     case abi::Subop::MapScattered:
       if (options_.scattered == ScatteredMap::Unavailable) co_return Errno::Unsupported;
       co_return co_await map_scattered(cpu, call);
+    case abi::Subop::QueryBuses:
+      co_return options_.buses.is_all() ? Errno::Unsupported : query_buses(call);
     case abi::Subop::AllocNested:
     case abi::Subop::FlushNested:
     case abi::Subop::AttachPasid:
@@ -103,9 +108,21 @@ Errno IommuOp::query(Call call) const {
   if (options_.deferred == DeferredFlush::Offered) capabilities.cap_flags |= abi::kCapDeferredFlush;
   if (options_.batching == Batching::Offered) capabilities.cap_flags |= abi::kCapBatch;
   if (options_.scattered == ScatteredMap::Offered) capabilities.cap_flags |= abi::kCapScatter;
+  if (can_undo()) capabilities.cap_flags |= abi::kCapAllOrNothing;
+  if (!options_.buses.is_all()) capabilities.cap_flags |= abi::kCapBuses;
   capabilities.pgsize_mask = page_sizes();
   capabilities.max_ctx_no = call.target.pv ? call.target.pv->contexts : std::uint16_t{0};
   return copy_out(call.caller.memory, call.argument, capabilities) ? Errno::Ok : Errno::BadAddress;
+}
+
+Errno IommuOp::query_buses(Call call) const {
+  const BusRange range = buses_of(call.target);
+  const abi::Buses buses{.first = range.first, .last = range.last};
+  return copy_out(call.caller.memory, call.argument, buses) ? Errno::Ok : Errno::BadAddress;
+}
+
+BusRange IommuOp::buses_of(const Domain& domain) const {
+  return domain.setting.privilege == Privilege::HardwareDomain ? BusRange{} : options_.buses;
 }
 
 Errno IommuOp::init(Call call) {
@@ -147,6 +164,7 @@ Task<Errno> IommuOp::reattach_device(CpuPort& cpu, Call call) {
   if (request.pasid != 0) co_return Errno::Unsupported;
   const RequesterId device(static_cast<std::uint16_t>(request.dev.bus << 8 | request.dev.devfn));
   if (request.dev.seg != 0 || !PvContexts::owns(call.target, device)) co_return Errno::NoDevice;
+  if (!buses_of(call.target).contains(request.dev.bus)) co_return Errno::NotPermitted;
   co_return co_await contexts_.reattach(cpu, call.target, device, request.ctx_no);
 }
 
@@ -164,12 +182,18 @@ std::optional<unsigned> IommuOp::page_lg2(std::uint32_t pgsize) const {
   return static_cast<unsigned>(std::countr_zero(pgsize));
 }
 
-std::optional<Permissions> IommuOp::permissions_of(std::uint32_t map_flags) {
-  constexpr std::uint32_t kKnown = abi::kMapReadable | abi::kMapWriteable | abi::kMapCache;
+bool IommuOp::can_undo() const {
+  return options_.error_report == ErrorReport::Address && xen_.options().coalesce == Coalesce::No;
+}
+
+std::optional<IommuOp::MapFlags> IommuOp::map_flags_of(std::uint32_t map_flags) const {
+  const std::uint32_t known =
+      abi::kMapReadable | abi::kMapWriteable | abi::kMapCache | (can_undo() ? abi::kMapAllOrNothing : 0U);
   const Permissions permissions{.read = (map_flags & abi::kMapReadable) != 0,
                                 .write = (map_flags & abi::kMapWriteable) != 0};
-  if (permissions.none() || (map_flags & ~kKnown) != 0) return std::nullopt;
-  return permissions;
+  if (permissions.none() || (map_flags & ~known) != 0) return std::nullopt;
+  const bool undone = (map_flags & abi::kMapAllOrNothing) != 0;
+  return MapFlags{permissions, undone ? PartialMap::Undone : PartialMap::Kept};
 }
 
 std::uint64_t IommuOp::slice_units(unsigned page_lg2) const {
@@ -235,25 +259,30 @@ Task<Errno> IommuOp::map_pages(CpuPort& cpu, Call call) {
   abi::MapPages request;
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
   IoContext* context = PvContexts::usable(call.target, request.ctx_no);
-  const auto permissions = permissions_of(request.map_flags);
+  const auto flags = map_flags_of(request.map_flags);
   const auto size = page_lg2(request.pgsize);
-  if (context == nullptr || !permissions || !size) co_return Errno::Invalid;
+  if (context == nullptr || !flags || !size) co_return Errno::Invalid;
   const unsigned order = *size - kPageLg2;
   if (!is_aligned(request.gfn | request.dfn, order)) co_return Errno::Invalid;
+  const bool whole = flags->partial == PartialMap::Undone;
+  if (whole && std::uint64_t{request.nr_pages} << order > abi::kMostUndoablePages) co_return Errno::TooBig;
   Errno status = Errno::Ok;
   while (request.nr_pages != 0) {
-    const std::uint64_t slice = std::min<std::uint64_t>(request.nr_pages, slice_units(*size));
+    const std::uint64_t most = whole ? request.nr_pages : slice_units(*size);
+    const std::uint64_t slice = std::min<std::uint64_t>(request.nr_pages, most);
     std::vector<PageOperation> one{PageOperation{.gfn = Gfn(request.gfn),
                                                  .dfn = Dfn(request.dfn),
                                                  .pages = slice << order,
-                                                 .permissions = *permissions,
-                                                 .page_lg2 = *size}};
+                                                 .permissions = flags->permissions,
+                                                 .page_lg2 = *size,
+                                                 .partial = flags->partial}};
     const auto answers = co_await change(cpu, call.target, *context, std::move(one), AfterRefusal::Stop);
     const std::uint64_t done = answers.front().pages >> order;
     request.gfn += done << order;
     request.dfn += done << order;
     request.nr_pages -= static_cast<std::uint32_t>(done);
     request.mapped += static_cast<std::uint32_t>(done);
+    request.dfn += answers.front().undone;
     status = answers.front().status;
     if (status != Errno::Ok || request.nr_pages == 0) break;
     if (!copy_out(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;

@@ -24,6 +24,17 @@ enum class DeferredFlush : std::uint8_t { Unavailable, Offered };
 enum class Batching : std::uint8_t { Unavailable, Offered };
 enum class ScatteredMap : std::uint8_t { Unavailable, Offered };
 
+// What a map that fails tells: how much of it is there, or, with everything undone, which address was refused.
+enum class ErrorReport : std::uint8_t { Count, Address };
+
+// Of devices that a guest may move to contexts of its own; the hardware domain may move all that it has.
+struct BusRange {
+  std::uint8_t first = 0;
+  std::uint8_t last = 0xff;
+  [[nodiscard]] constexpr bool contains(unsigned bus) const { return first <= bus && bus <= last; }
+  [[nodiscard]] constexpr bool is_all() const { return first == 0 && last == 0xff; }
+};
+
 // Which pages a call may name. The RFC's code takes 4 KiB ones only; its header has the size.
 enum class PageOrder : std::uint8_t { Single, Explicit };
 
@@ -41,6 +52,8 @@ struct IommuOpOptions {
   ScatteredMap scattered = ScatteredMap::Unavailable;
   PageOrder page_order = PageOrder::Single;
   LockGranularity lock = LockGranularity::Context;
+  ErrorReport error_report = ErrorReport::Count;
+  BusRange buses{};
 };
 
 class IommuOp {
@@ -57,6 +70,7 @@ class IommuOp {
     std::uint64_t flush_context = 0;
     std::uint64_t batch = 0;
     std::uint64_t map_scattered = 0;
+    std::uint64_t query_buses = 0;
     std::uint64_t batched_operations = 0;  // tried, in all batches
     std::uint64_t unknown = 0;
     std::uint64_t continuations = 0;
@@ -77,6 +91,7 @@ class IommuOp {
   Task<Errno> dispatch(CpuPort& cpu, Call call, std::uint32_t subop);
   Task<Errno> remote(CpuPort& cpu, Call call);
   Errno query(Call call) const;
+  Errno query_buses(Call call) const;
   Errno init(Call call);
   Errno alloc_context(Call call);
   Task<Errno> free_context(CpuPort& cpu, Call call);
@@ -101,7 +116,14 @@ class IommuOp {
   [[nodiscard]] static bool is_aligned(std::uint64_t frames, unsigned order) {
     return (frames & ((1ULL << order) - 1)) == 0;
   }
-  [[nodiscard]] static std::optional<Permissions> permissions_of(std::uint32_t map_flags);
+  [[nodiscard]] BusRange buses_of(const Domain& domain) const;
+  // Undoing needs no table only where pages are not merged.
+  [[nodiscard]] bool can_undo() const;
+  struct MapFlags {
+    Permissions permissions;
+    PartialMap partial = PartialMap::Kept;
+  };
+  [[nodiscard]] std::optional<MapFlags> map_flags_of(std::uint32_t map_flags) const;
   [[nodiscard]] std::optional<PageOperation> operation_of(const abi::BatchOp& op) const;
   // Units of 2^page_lg2 bytes that one slice may handle.
   [[nodiscard]] std::uint64_t slice_units(unsigned page_lg2) const;

@@ -31,6 +31,7 @@ enum class Subop : std::uint32_t {
   FlushContext = 0x8001,
   Batch = 0x8002,         // maps and unmaps of one context, with one flush
   MapScattered = 0x8003,  // frames that are no neighbours to addresses that are
+  QueryBuses = 0x8004,    // the buses whose devices a guest may move
 };
 inline constexpr std::size_t kRfcSubops = 13;
 
@@ -40,12 +41,18 @@ inline constexpr std::uint32_t kCapDefaultIdentity = 1U << 0;  // context 0 reac
 inline constexpr std::uint32_t kCapDeferredFlush = 1U << 16;
 inline constexpr std::uint32_t kCapBatch = 1U << 17;
 inline constexpr std::uint32_t kCapScatter = 1U << 18;
+inline constexpr std::uint32_t kCapAllOrNothing = 1U << 19;
+inline constexpr std::uint32_t kCapBuses = 1U << 20;
 // Flags of alloc_context, free_context and map_pages.
 inline constexpr std::uint32_t kAllocIdentity = 1U << 0;
 inline constexpr std::uint32_t kFreeReattachDefault = 1U << 0;
 inline constexpr std::uint32_t kMapReadable = 1U << 0;
 inline constexpr std::uint32_t kMapWriteable = 1U << 1;
 inline constexpr std::uint32_t kMapCache = 1U << 2;
+// A proposal, of map_pages: a call that fails leaves nothing mapped, and `dfn` is the page that could not be. At most
+// kMostUndoablePages pages of 4 KiB. Operations of a batch have statuses of their own, and lists their count.
+inline constexpr std::uint32_t kMapAllOrNothing = 1U << 16;
+inline constexpr std::uint32_t kMostUndoablePages = 4096;
 
 struct Capabilities {
   std::uint64_t max_iova_addr = 0;
@@ -134,6 +141,14 @@ struct FlushContext {
   std::uint16_t pad[3] = {};
 };
 static_assert(sizeof(FlushContext) == 8);
+
+// Devices on other buses stay in context 0.
+struct Buses {
+  std::uint16_t seg = 0;
+  std::uint8_t first = 0;
+  std::uint8_t last = 0;
+};
+static_assert(sizeof(Buses) == 4 && offsetof(Buses, last) == 3);
 
 // Of a batch, or of a scattered map: more are -E2BIG.
 inline constexpr std::uint32_t kMostBatchOps = 512;

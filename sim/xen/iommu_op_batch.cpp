@@ -39,10 +39,11 @@ std::optional<PageOperation> IommuOp::operation_of(const abi::BatchOp& op) const
   PageOperation operation{.dfn = Dfn(op.dfn), .pages = std::uint64_t{op.nr_pages} << order, .page_lg2 = *size};
   switch (static_cast<abi::BatchKind>(op.kind)) {
     case abi::BatchKind::Map: {
-      const auto permissions = permissions_of(op.map_flags);
-      if (!permissions || !is_aligned(op.gfn | op.dfn, order)) return std::nullopt;
+      const auto flags = map_flags_of(op.map_flags);
+      // Each operation has a status of its own.
+      if (!flags || flags->partial == PartialMap::Undone || !is_aligned(op.gfn | op.dfn, order)) return std::nullopt;
       operation.gfn = Gfn(op.gfn);
-      operation.permissions = *permissions;
+      operation.permissions = flags->permissions;
       return operation;
     }
     case abi::BatchKind::Unmap:
@@ -149,8 +150,9 @@ Task<PagesDone> IommuOp::in_slices(CpuPort& cpu, Domain& domain, std::uint16_t c
 Task<Errno> IommuOp::map_scattered(CpuPort& cpu, Call call) {
   abi::MapScattered request;
   if (!copy_in(call.caller.memory, call.argument, request)) co_return Errno::BadAddress;
-  const auto permissions = permissions_of(request.map_flags);
-  if (PvContexts::usable(call.target, request.ctx_no) == nullptr || !permissions || request.mapped > request.nr_frames)
+  const auto flags = map_flags_of(request.map_flags);
+  if (PvContexts::usable(call.target, request.ctx_no) == nullptr || !flags || flags->partial == PartialMap::Undone ||
+      request.mapped > request.nr_frames)
     co_return Errno::Invalid;
   if (request.nr_frames > abi::kMostScatteredFrames) co_return Errno::TooBig;
   Errno status = Errno::Ok;
@@ -163,8 +165,8 @@ Task<Errno> IommuOp::map_scattered(CpuPort& cpu, Call call) {
     IoContext* context = PvContexts::usable(call.target, request.ctx_no);
     if (context == nullptr) co_return Errno::Invalid;
     const auto answers =
-        co_await change(cpu, call.target, *context, runs_of(frames, Dfn(request.dfn) + request.mapped, *permissions),
-                        AfterRefusal::Stop);
+        co_await change(cpu, call.target, *context,
+                        runs_of(frames, Dfn(request.dfn) + request.mapped, flags->permissions), AfterRefusal::Stop);
     for (const PagesDone& run : answers) request.mapped += static_cast<std::uint32_t>(run.pages);
     status = answers.back().status;
     if (status != Errno::Ok || request.mapped == request.nr_frames) break;

@@ -50,7 +50,7 @@ TEST_P(XenNested, InvalidationsCarryTheHostsTagsWhateverTheGuestSays) {
   v.map(table, kNic, Dfn(0x100), Gfn(70));
   ASSERT_NE(v.machine.reach(kNic, Dfn(0x100)), std::nullopt);
   ASSERT_NE(v.machine.reach(kAlien, Dfn(3)), std::nullopt);
-  const DomainTag mine = v.machine.guest().devices.at(kNic).context->tags.front();
+  const DomainTag mine = v.machine.guest().devices.at(kNic).context->tag_on(0);
   v.machine.unit().forget_history();
   v.flush_all(kNic);
   v.kernel.invalidate({1, InvalidationScope{.kind = InvalidationKind::Iotlb}});  // a global one

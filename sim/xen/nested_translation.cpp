@@ -50,7 +50,7 @@ Task<void> NestedTranslation::invalidate_translations(CpuPort& cpu, std::vector<
       if (!device->guest || assigned == domain_.devices.end() || assigned->second.setting.unit != unit) continue;
       for (const InvalidationScope& scope : scopes) {
         if (scope.kind == InvalidationKind::DeviceTlb && !assigned->second.setting.device_tlb) continue;
-        const auto mine = translated(scope, device->requester, *device->guest, device->translation->tags[unit]);
+        const auto mine = translated(scope, device->requester, *device->guest, device->translation->tag_on(unit));
         if (mine) host.push_back(xen_.unit(unit).driver().widen(*mine));
       }
     }
@@ -72,7 +72,7 @@ Task<Errno> NestedTranslation::open_queues(CpuPort& cpu) {
   if (made != Errno::Ok) co_return made;
   IoContext& owner = *domain_.private_contexts.back();
   auto queues = std::make_unique<GuestQueues>(xen_, domain_, xen_.unit(unit));
-  const Errno opened = co_await queues->open(cpu, owner.tags[unit]);
+  const Errno opened = co_await queues->open(cpu, owner.tag_on(unit));
   if (opened != Errno::Ok) co_return opened;
   owner_ = &owner;
   queues_ = std::move(queues);

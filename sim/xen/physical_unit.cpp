@@ -179,8 +179,12 @@ Task<Errno> PhysicalUnit::block(CpuPort& cpu, RequesterId requester) {
 
 std::optional<DomainTag> PhysicalUnit::allocate_tag() {
   while (lowest_free_tag_ < tags_.size() && tags_[lowest_free_tag_] != 0) ++lowest_free_tag_;
-  if (lowest_free_tag_ == tags_.size()) return std::nullopt;
+  if (lowest_free_tag_ == tags_.size()) {
+    ++tag_counters_.refused;
+    return std::nullopt;
+  }
   tags_[lowest_free_tag_] = 1;
+  tag_counters_.peak = std::max(tag_counters_.peak, ++tag_counters_.in_use);
   return DomainTag(static_cast<std::uint32_t>(lowest_free_tag_));
 }
 
@@ -191,7 +195,9 @@ void PhysicalUnit::share_tag(DomainTag tag) {
 
 void PhysicalUnit::release_tag(DomainTag tag) {
   SIM_CHECK(tag.value() < tags_.size() && tags_[tag.value()] != 0, "a released tag was allocated");
-  if (--tags_[tag.value()] == 0) lowest_free_tag_ = std::min<std::size_t>(lowest_free_tag_, tag.value());
+  if (--tags_[tag.value()] != 0) return;
+  --tag_counters_.in_use;
+  lowest_free_tag_ = std::min<std::size_t>(lowest_free_tag_, tag.value());
 }
 
 void PhysicalUnit::reset_counters() {

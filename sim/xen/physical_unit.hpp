@@ -63,6 +63,13 @@ class PhysicalUnit {
   void share_tag(DomainTag tag);
   // Once for each user; no cache holds anything under it any more when the last one goes.
   void release_tag(DomainTag tag);
+  // Since bring_up().
+  struct TagCounters {
+    std::uint64_t in_use = 0;
+    std::uint64_t peak = 0;
+    std::uint64_t refused = 0;
+  };
+  [[nodiscard]] const TagCounters& tag_counters() const { return tag_counters_; }
 
   [[nodiscard]] TableDriver& driver() { return *driver_; }
   [[nodiscard]] const std::string& name() const { return setting_.name; }
@@ -100,6 +107,7 @@ class PhysicalUnit {
   SpinLock operation_lock_{"unit operations"};
   std::vector<std::uint16_t> tags_;  // by tag: its users
   std::size_t lowest_free_tag_ = 1;  // no free tag below it
+  TagCounters tag_counters_;
   InvalidationCounters submitted_;
   std::uint32_t lost_ = 0;
 };

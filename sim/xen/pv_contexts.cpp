@@ -40,7 +40,8 @@ PvContexts::Numbered PvContexts::next_number(const Domain& domain) {
 }
 
 Errno PvContexts::allocate(Domain& domain, std::uint16_t number) {
-  auto made = xen_.make_context(ContextNumber(number), ContextKind::Stage2, *domain.pv->arena);
+  auto made =
+      xen_.make_context(ContextNumber(number), ContextKind::Stage2, *domain.pv->arena, xen_.options().tag_allocation);
   if (made.status != Errno::Ok) return made.status;
   if (xen_.options().shatter_reserve == ShatterReserve::Kept) made.context->arena = domain.pv->arena.get();
   domain.pv->slots[number - 1U] = std::move(made.context);
@@ -71,6 +72,7 @@ Task<PvContexts::Freed> PvContexts::free(CpuPort& cpu, Domain& domain, std::uint
   if (freed.status != Errno::Ok) co_return freed;
   freed.status = co_await move_to_default(cpu, domain, *context);
   if (freed.status != Errno::Ok) co_return freed;
+  if (context->unfenced) freed.status = Errno::InputOutput;
   freed.slices = co_await xen_.destroy_context(cpu, domain, std::move(domain.pv->slots[number - 1U]));
   co_return freed;
 }

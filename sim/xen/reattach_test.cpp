@@ -114,9 +114,9 @@ TEST_P(XenReattach, ContextsHaveDifferentTagsOnOneUnit) {
   const std::uint16_t two = m.alloc(m.guest());
   const std::uint16_t alien = m.alloc(*m.other);
   for (std::size_t unit = 0; unit < 2; ++unit) {
-    std::vector<DomainTag> tags{m.context(m.guest(), 0).tags[unit], m.context(m.guest(), one).tags[unit],
-                                m.context(m.guest(), two).tags[unit], m.context(*m.other, 0).tags[unit],
-                                m.context(*m.other, alien).tags[unit]};
+    std::vector<DomainTag> tags{m.context(m.guest(), 0).tag_on(unit), m.context(m.guest(), one).tag_on(unit),
+                                m.context(m.guest(), two).tag_on(unit), m.context(*m.other, 0).tag_on(unit),
+                                m.context(*m.other, alien).tag_on(unit)};
     std::sort(tags.begin(), tags.end());
     EXPECT_EQ(std::unique(tags.begin(), tags.end()), tags.end());
     EXPECT_NE(tags.front(), DomainTag(0)) << "0 may tag entries that are not present";
