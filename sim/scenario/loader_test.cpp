@@ -351,6 +351,14 @@ TEST(ScenarioErrors, VariantsOfPvIommuThatCannotBeTogetherAreRefused) {
   EXPECT_THAT(with("batch: 4, scatter: true"), Contains(HasSubstr("'batch' or 'scatter'")));
   EXPECT_THAT(with("page_order: explicit, superpages: true"), Contains(HasSubstr("nothing is left to merge")));
   EXPECT_THAT(with("rfc_version: v3, lock: domain"), Contains(HasSubstr("v3 has no")));
+  EXPECT_THAT(with("rfc_version: v3, tag_allocation: attach"), Contains(HasSubstr("v3 has no")));
+  EXPECT_THAT(with("error_report: address, page_order: explicit, tag_allocation: attach, buses: [3, 4]"), SizeIs(0));
+  EXPECT_THAT(with("error_report: address, batch: 2"), Contains(HasSubstr("a status each")));
+  EXPECT_THAT(with("error_report: address, superpages: true"), Contains(HasSubstr("split a merged page")));
+  EXPECT_THAT(with("buses: [4, 3]"), Contains(HasSubstr("the first and the last bus")));
+  EXPECT_THAT(with("buses: [3, 3, 3]"), Contains(HasSubstr("the first and the last bus")));
+  EXPECT_THAT(with("buses: [3, 256]"), SizeIs(testing::Ge(1U)));
+  EXPECT_THAT(with("buses: [4, 9], default_context: blocked"), Contains(HasSubstr("'nic0' is on another bus")));
   EXPECT_THAT(with("batch: 0"), SizeIs(testing::Ge(1U)));
   EXPECT_THAT(with("lock: global"), Contains(HasSubstr("context")));
 }

@@ -31,6 +31,9 @@ const std::array kVariants{
     Variant{"order", {.backing = xen::Backing::Contiguous, .page_lg2 = 21, .page_order = xen::PageOrder::Explicit}},
     Variant{"torn_order", {.page_order = xen::PageOrder::Explicit}},
     Variant{"order_batch", {.strategy = {.batch = 7}, .page_lg2 = 21, .page_order = xen::PageOrder::Explicit}},
+    Variant{"undone", {.strategy = {.all_or_nothing = true}}},
+    Variant{"undone_order",
+            {.strategy = {.all_or_nothing = true}, .page_lg2 = 21, .page_order = xen::PageOrder::Explicit}},
     Variant{"v3", {.strategy = {.rfc_version = RfcVersion::V3}}},
 };
 using VariantPair = std::tuple<Variant, const FamilyDescriptor*>;
@@ -135,6 +138,50 @@ TEST(PvBatch, AScatterlistTakesOneCallPerBatch) {
   EXPECT_EQ(calls_to_map({.strategy = {.batch = 5}}, 16), 4U);
   EXPECT_EQ(calls_to_map({.strategy = {.batch = 64}}, 16), 1U);
   EXPECT_EQ(calls_to_map({.strategy = {.scatter = true}}, 16), 1U);
+}
+
+// F6. Kills: an unmap of what Xen has undone; pieces of the list before it that stay.
+TEST(PvUndo, ARefusedMapNeedsNoUnmapOfItsOwn) {
+  const auto calls_to_fail = [](const MachineOptions& options, std::vector<ScatterEntry> list) {
+    Machine m(*families().front(), kPvIommu, options);
+    Machine::Device& nic = m.attach(kNic);
+    const std::uint64_t before = m.cpu.charged()[CostId::Hypercall];
+    EXPECT_NE(nic.api->map_scatterlist(m.cpu, list, kReadWrite).run().status, DmaStatus::Ok);
+    EXPECT_EQ(m.xen.references().total(), 0U);
+    EXPECT_EQ(m.warden.report().violations, 0U);
+    return m.cpu.charged()[CostId::Hypercall] - before;
+  };
+  const MachineOptions undone{.strategy = {.all_or_nothing = true}};
+  const Gpa end(Machine::kGuestMemory.value());
+  const std::vector<ScatterEntry> tail{{end - 8_KiB, 16_KiB}};  // its second half is nobody's memory
+  EXPECT_EQ(calls_to_fail({}, tail), 2U);
+  EXPECT_EQ(calls_to_fail(undone, tail), 1U);
+  const std::vector<ScatterEntry> list{{kBuffer, 4_KiB}, {kBuffer + 16_KiB, 4_KiB}, {end, 4_KiB}};
+  EXPECT_EQ(calls_to_fail({}, list), 4U);
+  EXPECT_EQ(calls_to_fail(undone, list), 4U) << "two segments to take back";
+}
+
+// F2. Kills: a device outside that gets a context or no address space; calls for a device that maps nothing; a warden
+// that is told the wrong meaning of its addresses.
+TEST(PvBuses, DevicesOfOtherBusesStayInTheDefaultContext) {
+  for (const FamilyDescriptor* family : families()) {
+    Machine m(*family, kPvIommu, {.buses = {.first = kNic.bus(), .last = kNic.bus()}});
+    Machine::Device& nic = m.attach(kNic);
+    Machine::Device& disk = m.attach(kDisk);
+    EXPECT_FALSE(nic.space->is_identity());
+    EXPECT_TRUE(disk.space->is_identity());
+    const std::uint64_t before = m.cpu.charged()[CostId::Hypercall];
+    const DmaMapping mapped = m.map(disk, kBuffer, 8_KiB);
+    EXPECT_EQ(mapped.address.value(), kBuffer.value());
+    EXPECT_EQ(m.dma(kDisk, mapped.address), m.host_address(kBuffer));
+    EXPECT_EQ(m.unmap(disk, mapped.address, 8_KiB), DmaStatus::Ok);
+    EXPECT_EQ(m.cpu.charged()[CostId::Hypercall], before);
+    const DmaMapping translated = m.map(nic, kBuffer, 8_KiB);
+    EXPECT_EQ(m.dma(kNic, translated.address), m.host_address(kBuffer));
+    EXPECT_EQ(m.unmap(nic, translated.address, 8_KiB), DmaStatus::Ok);
+    EXPECT_EQ(m.dma(kNic, translated.address), std::nullopt);
+    EXPECT_EQ(m.warden.report().violations, 0U);
+  }
 }
 
 // Kills: a fence per buffer; a sync that forgets all but one; an address handed out before the fence.

@@ -239,6 +239,7 @@ struct MachineOptions {
   UnitFeatures host{};
   std::uint64_t kernel_pages = 2048;
   xen::PageOrder page_order = xen::PageOrder::Single;  // pv_iommu
+  xen::BusRange buses{};                               // pv_iommu
 };
 
 // Puts a faulty or a recording address space before the strategy's.
@@ -358,7 +359,8 @@ class Machine {
 
  private:
   static xen::IommuOpOptions offered(const MachineOptions& options) {
-    xen::IommuOpOptions op{.page_order = options.page_order};
+    xen::IommuOpOptions op{.page_order = options.page_order, .buses = options.buses};
+    if (options.strategy.all_or_nothing) op.error_report = xen::ErrorReport::Address;
     if (options.strategy.deferred_flush) op.deferred = xen::DeferredFlush::Offered;
     if (options.strategy.batch > 1) op.batching = xen::Batching::Offered;
     if (options.strategy.scatter) op.scattered = xen::ScatteredMap::Offered;

@@ -192,14 +192,14 @@ Task<Errno> Hypervisor::reattach_locked(CpuPort& cpu, Domain& domain, AssignedDe
   if (reserved != Errno::Ok) co_return reserved;
   std::optional<ContextSetting> old;
   if (source != nullptr) old = source->setting_on(setting.unit);
-  Errno pointed = take_tag(target, setting.unit);
-  if (pointed == Errno::Ok)
+  Pointed pointed{.status = take_tag(target, setting.unit)};
+  if (pointed.status == Errno::Ok)
     pointed = co_await point_functions(cpu, domain, setting, target.setting_on(setting.unit), old, SharedEntries::Take);
-  if (pointed != Errno::Ok) {
-    if (pointed == Errno::InputOutput) abandon(domain, target);
+  if (pointed.status != Errno::Ok) {
+    if (!pointed.is_fenced) abandon(domain, target);
     give_up_tag(domain, target, setting.unit);
     if (!target.unfenced) co_await remove_reserved(cpu, domain, target, setting.reserved);
-    co_return pointed;
+    co_return pointed.status;
   }
   device.context = &target;
   target.devices.push_back(setting.requester);
@@ -212,8 +212,9 @@ Task<Errno> Hypervisor::reattach_locked(CpuPort& cpu, Domain& domain, AssignedDe
 
 // Points every function at `now`, or leaves every function as it was; then invalidates what the old setting left
 // behind.
-Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
-                                        std::optional<ContextSetting> old, SharedEntries shared) {
+Task<Hypervisor::Pointed> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device,
+                                                      ContextSetting now, std::optional<ContextSetting> old,
+                                                      SharedEntries shared) {
   PhysicalUnit& unit = *units_[device.unit];
   const std::vector<RequesterId> functions = device.functions();
   std::vector<InvalidationScope> scopes;
@@ -252,11 +253,11 @@ Task<Errno> Hypervisor::point_functions(CpuPort& cpu, Domain& domain, DeviceSett
   }
   if (!device.device_tlb || !old) changed.clear();
   const Errno flushed = co_await invalidate_both(cpu, unit, std::move(scopes), std::move(changed));
-  if (flushed == Errno::Ok) co_return status;
+  if (flushed == Errno::Ok) co_return Pointed{.status = status};
   // Caches may know either setting: what they show of one must not become somebody else's.
   for (const RequesterId function : functions) co_await unit.block(cpu, function);
   crash_guest(domain);
-  co_return flushed;
+  co_return Pointed{.status = flushed, .is_fenced = false};
 }
 
 Task<Hypervisor::SharedEdit> Hypervisor::point_shared(CpuPort& cpu, DeviceSetting device, ContextSetting now,
@@ -364,9 +365,9 @@ Task<Errno> Hypervisor::refresh(CpuPort& cpu, Domain& domain, IoContext& context
     const DeviceSetting setting = found->second.setting;
     ContextSetting old = before;
     old.domain = context.tag_on(setting.unit);
-    const Errno pointed =
+    const Pointed pointed =
         co_await point_functions(cpu, domain, setting, context.setting_on(setting.unit), old, SharedEntries::Keep);
-    if (pointed != Errno::Ok) status = pointed;
+    if (pointed.status != Errno::Ok) status = pointed.status;
   }
   cpu.release(context.lock);
   co_return status;

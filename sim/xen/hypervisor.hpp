@@ -237,9 +237,12 @@ class Hypervisor {
   Task<Errno> reattach_locked(CpuPort& cpu, Domain& domain, AssignedDevice& device, IoContext& target);
   // Whether the entry of a shared id comes along: always, or only if it leads where the device's own entries do.
   enum class SharedEntries : std::uint8_t { Take, Keep };
-  // Errno::InputOutput: every function is blocked, for the unit did not say that it forgot the old setting.
-  Task<Errno> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
-                              std::optional<ContextSetting> old, SharedEntries shared);
+  struct Pointed {
+    Errno status = Errno::Ok;
+    bool is_fenced = true;  // false: caches may know either setting, and every function is blocked
+  };
+  Task<Pointed> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
+                                std::optional<ContextSetting> old, SharedEntries shared);
   // The unit may still use a context that devices have left. Nothing of it is given to anybody any more.
   static void abandon(Domain& domain, IoContext& context);
   [[nodiscard]] Errno take_tag(IoContext& context, std::size_t unit);
