@@ -154,7 +154,7 @@ TEST_P(GuestQueueTest, AHostileGuestRemovesNothingOfAnybodyElses) {
     Owner guest(m);
     const Iova stranger = cache_a_strangers_page(m);
     ASSERT_TRUE(guest.place(guest.base));
-    const DomainTag own = m.domain->private_contexts.front()->tags.front();
+    const DomainTag own = m.domain->private_contexts.front()->tag_on(0);
     m.unit.applied.clear();
     Rng rng(seed);
     const CommandRing ring = guest.queues().ring(0, guest.base, 256);

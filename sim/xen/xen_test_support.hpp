@@ -415,19 +415,22 @@ inline bool owns(const Domain& domain, Mfn frame) {
     return extent.type != FrameType::Foreign && frame >= extent.machine && frame < extent.machine + extent.pages;
   });
 }
-// References that the tables of a domain's contexts explain.
+// References that the tables of a domain's contexts explain, those included that were given up without a fence.
 inline std::uint64_t explained_references(const Machine& m, const Domain& domain) {
   std::uint64_t pages = 0;
-  if (!domain.pv) return 0;
-  for (const auto& slot : domain.pv->slots) {
-    if (!slot || !slot->table) continue;
-    pages += slot->deferred_frames.size();
-    slot->table->for_each_leaf({}, [&](const MappedLeaf& leaf) {
+  const auto add = [&](const IoContext* context) {
+    if (context == nullptr || !context->table) return;
+    pages += context->deferred_frames.size();
+    context->table->for_each_leaf({}, [&](const MappedLeaf& leaf) {
       for (std::uint64_t i = 0; i < 1ULL << (leaf.page_lg2 - kPageLg2); ++i)
-        if (m.host.contains(Hpa(leaf.output + (i << kPageLg2)), 8) && !slot->is_reserved(Dfn(Iova(leaf.input)) + i, 1))
+        if (m.host.contains(Hpa(leaf.output + (i << kPageLg2)), 8) &&
+            !context->is_reserved(Dfn(Iova(leaf.input)) + i, 1))
           ++pages;
     });
-  }
+  };
+  if (!domain.pv) return 0;
+  for (const auto& slot : domain.pv->slots) add(slot.get());
+  for (const auto& retired : domain.retired_contexts) add(retired.get());
   return pages;
 }
 
