@@ -19,6 +19,9 @@
 
 namespace iommu::amdvi {
 
+// The PASID whose guest tables serve requests without one. [§2.2.6]
+inline constexpr std::uint32_t kRequestsWithoutPasid = 0;
+
 class Driver final : public TableDriver {
  public:
   explicit Driver(const DriverOptions& options);

@@ -13,9 +13,6 @@ using Entry = std::array<std::uint64_t, 4>;
 // What bring_up() writes, and detach(): valid, without translation.
 constexpr Entry kBlocked{mask_of<kDeviceTableEntry, "V">, 0, 0, 0};
 
-// The PASID whose guest tables serve requests without one. [§2.2.6]
-constexpr std::uint32_t kRequestsWithoutPasid = 0;
-
 bool uses_guest_tables(ContextKind kind) { return kind == ContextKind::Stage1 || kind == ContextKind::Nested; }
 bool uses_host_tables(ContextKind kind) { return kind == ContextKind::Stage2 || kind == ContextKind::Nested; }
 bool has_guest_tables(const Entry& entry) { return get<kDeviceTableEntry, "GV">(entry) != 0; }

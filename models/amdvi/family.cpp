@@ -18,6 +18,16 @@ namespace {
 // Interrupt requests. [§2.1.2]
 constexpr std::array kFixedInputs{AddressRange{kInterruptFirst, kInterruptLast}};
 
+// ASSUMPTION(virtio-004): the header names the format and the property, and lays out neither: as VT-d's, a root and a
+// width; the GCR3 table is the host's. [uapi/linux/virtio_iommu.h v0.12, ATTACH_TABLE_AMD_PT, PROBE_T_HW_AMD; linux
+// include/uapi/linux/iommufd.h, iommu_hw_info_amd]
+constexpr TableBinding kBinding{.format = 6,
+                                .property = 5,
+                                .identity = [](const UnitFeatures& features) -> std::vector<std::uint64_t> {
+                                  return {compose(features).extended_features, 0};
+                                },
+                                .asid = AsidTag(kRequestsWithoutPasid)};
+
 constexpr FamilyDescriptor kFamily{
     .name = "amdvi",
     .specification = kSpec,
@@ -34,6 +44,7 @@ constexpr FamilyDescriptor kFamily{
     .unsupported = unsupported,
     .vectors = &kVectorFamily,
     .layouts = &kFamilyLayouts,
+    .binding = &kBinding,
 };
 
 }  // namespace

@@ -39,6 +39,7 @@ class Driver final : public TableDriver {
   // store leaves the stream where it was or where it goes, or blocked where no such order of stores exists.
   TableEdit attach(RequesterId requester, const ContextSetting& setting, TableMemory& memory) override;
   TableEdit detach(RequesterId requester, TableMemory& memory) override;
+  [[nodiscard]] std::array<std::uint64_t, 2> entry_words(RequesterId requester, TableMemory& memory) const override;
   // A stream table entry may have been cached while it was invalid. Without the device TLB: only its owner knows
   // whether the requester has one.
   [[nodiscard]] std::vector<InvalidationScope> context_scopes(RequesterId requester,

@@ -293,6 +293,13 @@ TableEdit Driver::detach(RequesterId requester, TableMemory& memory) {
   return edit;
 }
 
+std::array<std::uint64_t, 2> Driver::entry_words(RequesterId requester, TableMemory& memory) const {
+  const auto slot = stream_slot(requester, memory);
+  if (!slot) return {};
+  const Entry ste = read_entry(memory, *slot);
+  return {ste[0], ste[1]};
+}
+
 std::vector<InvalidationScope> Driver::context_scopes(RequesterId requester, std::optional<ContextSetting> old) const {
   std::vector<InvalidationScope> scopes{{.kind = InvalidationKind::Context, .requester = requester}};
   if (!old || old->kind == ContextKind::Bypass) return scopes;

@@ -20,6 +20,9 @@
 
 namespace iommu::vtd {
 
+// Requests without PASID use this one. [linux drivers/iommu/intel/pasid.h, IOMMU_NO_PASID]
+inline constexpr std::uint32_t kRidPasid = 0;
+
 class Driver final : public TableDriver {
  public:
   explicit Driver(const DriverOptions& options);

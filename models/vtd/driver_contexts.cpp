@@ -12,8 +12,6 @@ namespace {
 
 constexpr unsigned kUpperHalfFirstDevfn = 128;
 constexpr std::uint64_t kLineBytes = 64;
-// Requests without PASID use this one. [linux drivers/iommu/intel/pasid.h, IOMMU_NO_PASID]
-constexpr std::uint64_t kRidPasid = 0;
 
 std::uint64_t aw_of(Level top_level) { return top_level + 1U - kLevelsOfAw0; }
 
@@ -181,7 +179,7 @@ std::optional<std::uint64_t> Driver::scalable_slot(RequesterId requester, TableM
   const auto words = read_pair(memory, context);
   if (get<kScalableContextEntry, "P">(words) == 0) return std::nullopt;
   const std::uint64_t directory = memory.read64(get<kScalableContextEntry, "PASIDDIRPTR">(words) << kPageLg2);
-  return (get<kPasidDirectoryEntry, "SMPTBLPTR">(directory) << kPageLg2) + kRidPasid * kPasidEntryBytes;
+  return (get<kPasidDirectoryEntry, "SMPTBLPTR">(directory) << kPageLg2) + std::uint64_t{kRidPasid} * kPasidEntryBytes;
 }
 
 TableEdit Driver::attach_scalable(RequesterId requester, const ContextSetting& setting, TableMemory& memory) {
@@ -207,7 +205,7 @@ TableEdit Driver::attach_scalable(RequesterId requester, const ContextSetting& s
   }
   const std::uint64_t directory = pages[0];
   const std::uint64_t processes = pages[1];
-  write_process(memory, processes + kRidPasid * kPasidEntryBytes, *entry, edit);
+  write_process(memory, processes + std::uint64_t{kRidPasid} * kPasidEntryBytes, *entry, edit);
   std::uint64_t link = with<kPasidDirectoryEntry, "P">(0, 1);
   link = with<kPasidDirectoryEntry, "SMPTBLPTR">(link, processes >> kPageLg2);
   memory.write64(directory, link);

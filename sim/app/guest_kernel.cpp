@@ -33,6 +33,12 @@ std::optional<xen::ShadowSync> shadow_sync(const scenario::StrategySetting& stra
                                                                : xen::ShadowSync::WriteProtect;
 }
 
+strategy::StrategyOptions unit_options(const scenario::StrategySetting& strategy) {
+  return {.mapping = strategy.mapping == scenario::VirtioMapping::Tables ? strategy::VirtioMapping::Tables
+                                                                         : strategy::VirtioMapping::Requests,
+          .shadow = shadow_sync(strategy)};
+}
+
 const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind) {
   const strategy::StrategyDescriptor* found = strategy::find_strategy(scenario::to_string(kind));
   SIM_CHECK(found != nullptr, "every strategy of the schema is one of the strategies that there are");
@@ -67,6 +73,7 @@ strategy::StrategyOptions Guest::strategy_options(const scenario::StrategySettin
                                                                       : strategy::ApertureFlush::Map,
           .endpoints = strategy.endpoints == scenario::Endpoints::Virtual ? xen::EndpointKind::Virtual
                                                                           : xen::EndpointKind::Physical,
+          .mapping = unit_options(strategy).mapping,
           .guest_queue = has_guest_queues(strategy),
           .shadow = shadow_sync(strategy)};
 }

@@ -102,5 +102,7 @@ class Guest {
 // The strategy that a scenario names.
 [[nodiscard]] const strategy::StrategyDescriptor& strategy_of(scenario::StrategyKind kind);
 [[nodiscard]] std::optional<xen::ShadowSync> shadow_sync(const scenario::StrategySetting& strategy);
+// Its options as far as they decide how units are programmed.
+[[nodiscard]] strategy::StrategyOptions unit_options(const scenario::StrategySetting& strategy);
 
 }  // namespace iommu

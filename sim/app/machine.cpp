@@ -100,7 +100,7 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
     : scenario_(scenario),
       strategy_(strategy),
       family_(family),
-      host_driver_(strategy_of(strategy.kind).host_driver(host_features(scenario, strategy))),
+      host_driver_(strategy_of(strategy.kind).host_driver(host_features(scenario, strategy), unit_options(strategy))),
       engine_("engine"),
       host_(scenario.platform.memory.size.value),
       memory_(engine_.calendar(), host_, memory_parameters(scenario.platform.memory)),
@@ -111,8 +111,7 @@ Machine::Machine(const scenario::Scenario& scenario, const scenario::StrategySet
   if (has_guest_queues(strategy)) require_one_unit_per_domain(scenario);
   if (const auto guest_driver = strategy_of(strategy.kind).guest_driver; guest_driver != nullptr)
     require_supported(
-        family,
-        guest_driver(unit_features(scenario.platform.iommu), family, {.shadow = shadow_sync(strategy)}).features,
+        family, guest_driver(unit_features(scenario.platform.iommu), family, unit_options(strategy)).features,
         strategy.shadow == scenario::ShadowSync::CachingMode ? "shadow: caching_mode: " : "the guest's unit: ");
   for (const AddressRange& fixed : family.fixed_inputs)
     static_cast<void>(

@@ -22,8 +22,8 @@ namespace reg = virtio::offset;
 constexpr std::uint16_t kMostEntries = 256;  // of either queue, whatever the device offers
 // Each chain's own bytes: the request, and its tail behind it.
 constexpr Bytes kSlot = 64_B;
-constexpr Bytes kTailOffset = 48_B;
-static_assert(sizeof(virtio::MapRequest) <= kTailOffset.value());
+constexpr Bytes kTailOffset = 60_B;
+static_assert(virtio::kReadable<virtio::InvalidateRequest> <= kTailOffset.value());
 // Where interrupts go when the device names no window for them. [linux, MSI_IOVA_BASE and MSI_IOVA_LENGTH]
 constexpr IovaRange kSoftwareMsiWindow{Iova(0x8000000), 1_MiB};
 
@@ -148,8 +148,11 @@ class VirtioDmaSpace final : public DmaSpace {
 };
 
 VirtioIommuDriver::VirtioIommuDriver(MmioPort& registers, GuestMemory& memory, GuestPages& pages,
-                                     std::uint64_t refused_features)
-    : registers_(registers), memory_(memory), pages_(pages), refused_features_(refused_features) {}
+                                     std::uint64_t refused_features, const VirtioOwnTables& tables)
+    : registers_(registers), memory_(memory), pages_(pages), refused_features_(refused_features) {
+  if (tables.family != nullptr)
+    tables_ = std::make_unique<VirtioTableSpaces>(*this, *tables.family, tables.setting, memory, pages);
+}
 
 VirtioIommuDriver::~VirtioIommuDriver() = default;
 
@@ -179,11 +182,12 @@ Task<bool> VirtioIommuDriver::bring_up(CpuPort& cpu) {
   const auto event_slots = pages_.allocate(order_for(kSlot * events_->place().entries));
   const auto probe = pages_.allocate(
       order_for(Bytes(sizeof(virtio::ProbeRequest) + config_.probe_size + sizeof(virtio::RequestTail))));
+  if (tables_ && has(virtio::kFeatureAttachTable) && !tables_->prepare()) co_return false;
   const bool has_pages = (config_.page_size_mask & kPageSize.value()) != 0;
   if (!slots || !event_slots || !probe || !has_pages) co_return false;
   slots_ = *slots;
   event_slots_ = *event_slots;
-  probe_buffer_ = *probe;
+  long_buffer_ = *probe;
   answers_.resize(requests_->place().entries);
   requests_->want_no_interrupt();
   co_await poke(
@@ -207,7 +211,8 @@ Task<bool> VirtioIommuDriver::negotiate(CpuPort& cpu) {
     const std::uint64_t bits = co_await peek(cpu, reg::kDeviceFeatures);
     offered |= bits << (32 * word);
   }
-  features_ = offered & kKnownFeatures & ~refused_features_;
+  const std::uint64_t own_tables = tables_ ? bit(virtio::kFeatureAttachTable) : 0;
+  features_ = offered & (kKnownFeatures | own_tables) & ~refused_features_;
   if (!has(virtio::kFeatureVersion1) || !has(virtio::kFeatureMapUnmap)) co_return false;
   for (std::uint32_t word = 0; word < 2; ++word) {
     co_await poke(cpu, reg::kDriverFeaturesSel, word);
@@ -275,8 +280,10 @@ Task<std::uint16_t> VirtioIommuDriver::queue_locked(CpuPort& cpu, Request reques
   co_await cpu.charge(CostId::CommandWrite);
   constexpr auto kReadable = static_cast<std::uint32_t>(virtio::kReadable<Request>);
   constexpr bool kProbes = std::is_same_v<Request, virtio::ProbeRequest>;
-  const Gpa at = kProbes ? probe_buffer_ : slots_ + kSlot * *head;
-  const Gpa writable = kProbes ? at + Bytes(kReadable) : at + kTailOffset;
+  // The one buffer for long requests: those are waited for under the lock.
+  constexpr bool kIsLong = kProbes || kReadable > kTailOffset.value();
+  const Gpa at = kIsLong ? long_buffer_ : slots_ + kSlot * *head;
+  const Gpa writable = kIsLong ? at + Bytes(kReadable) : at + kTailOffset;
   const Bytes properties(kProbes ? config_.probe_size : 0);
   const bool written = memory_.write(at, std::as_bytes(std::span(&request, 1)).first(kReadable));
   SIM_CHECK(written, "a kernel allocates its requests from its own memory");
@@ -329,6 +336,16 @@ void VirtioIommuDriver::note_used(DriverQueue::Used used) {
 
 // Endpoints -----------------------------------------------------------------------------------------------------------
 
+Task<RequestStatus> VirtioIommuDriver::bind(CpuPort& cpu, virtio::AttachTableRequest request) {
+  if (request.domain > config_.domain_end) co_return RequestStatus::NoEntry;
+  co_return co_await send(cpu, request);
+}
+
+Task<void> VirtioIommuDriver::invalidate(CpuPort& cpu, std::vector<virtio::InvalidateRequest> requests) {
+  for (const virtio::InvalidateRequest& request : requests) co_await queue(cpu, request);
+  co_await sync(cpu);
+}
+
 Task<DmaSpace*> VirtioIommuDriver::attach(CpuPort& cpu, RequesterId endpoint) {
   Reserved reserved;
   if (has(virtio::kFeatureProbe)) {
@@ -339,6 +356,10 @@ Task<DmaSpace*> VirtioIommuDriver::attach(CpuPort& cpu, RequesterId endpoint) {
   if (!reserved.has_msi_window) reserved.ranges.push_back(kSoftwareMsiWindow);
   const std::uint64_t domain = std::uint64_t{config_.domain_start} + domains_;
   if (domain > config_.domain_end) co_return nullptr;
+  if (tables_ && has(virtio::kFeatureAttachTable)) {
+    if (!tables_->matches(reserved.hardware, reserved.identity)) co_return nullptr;
+    co_return co_await tables_->attach(cpu, endpoint, std::move(reserved.ranges));
+  }
   const virtio::AttachRequest request{.domain = static_cast<std::uint32_t>(domain), .endpoint = endpoint.value()};
   const RequestStatus status = co_await send(cpu, request);
   if (status != RequestStatus::Ok) co_return nullptr;
@@ -362,10 +383,11 @@ Task<std::optional<VirtioIommuDriver::Reserved>> VirtioIommuDriver::probe(CpuPor
 // [§5.13.6.6: properties follow one another, up to an empty one or the end; unknown ones are skipped]
 VirtioIommuDriver::Reserved VirtioIommuDriver::read_properties() const {
   Reserved result;
-  const Gpa first = probe_buffer_ + Bytes(sizeof(virtio::ProbeRequest));
+  const Gpa first = long_buffer_ + Bytes(sizeof(virtio::ProbeRequest));
   for (std::uint64_t at = 0; at + sizeof(virtio::PropertyHead) <= config_.probe_size;) {
     const auto head = virtio::load<virtio::PropertyHead>(memory_, first + Bytes(at));
-    if (!head || (head->type & virtio::kPropertyTypeMask) == 0) break;
+    const auto type = static_cast<std::uint16_t>(head ? head->type & virtio::kPropertyTypeMask : 0);
+    if (type == 0) break;
     const std::uint64_t size = sizeof *head + head->length;
     const bool is_region =
         head->type == virtio::kPropertyReservedMemory && size >= sizeof(virtio::ReservedMemoryProperty);
@@ -377,6 +399,13 @@ VirtioIommuDriver::Reserved VirtioIommuDriver::read_properties() const {
         result.ranges.push_back({begin, last - begin + kPageSize});
         result.has_msi_window |= region->subtype == static_cast<std::uint8_t>(virtio::ReservedMemory::Msi);
       }
+    }
+    const bool is_hardware = type != virtio::kPropertyReservedMemory && size >= sizeof(virtio::HardwareProperty);
+    if (is_hardware && at + size <= config_.probe_size) {
+      result.hardware = type;
+      result.identity.resize((size - sizeof(virtio::HardwareProperty)) / sizeof(std::uint64_t));
+      static_cast<void>(memory_.read(first + Bytes(at + sizeof(virtio::HardwareProperty)),
+                                     std::as_writable_bytes(std::span(result.identity))));
     }
     at += size;
   }

@@ -16,15 +16,23 @@
 #include "sim/guest/dma_space.hpp"
 #include "sim/guest/driver_queue.hpp"
 #include "sim/guest/guest_table_memory.hpp"
+#include "sim/guest/virtio_table_spaces.hpp"
 #include "sim/translation/queue_client.hpp"
 #include "sim/virtio/iommu_abi.hpp"
 
 namespace iommu::guest {
 
+// Tables of the kernel's own, if the device takes them.
+struct VirtioOwnTables {
+  const FamilyDescriptor* family = nullptr;  // null: none
+  IommuDriverSetting setting{};
+};
+
 class VirtioIommuDriver {
  public:
   // Everything passed by reference outlives it. `refused_features`: that it does not accept, for tests.
-  VirtioIommuDriver(MmioPort& registers, GuestMemory& memory, GuestPages& pages, std::uint64_t refused_features = 0);
+  VirtioIommuDriver(MmioPort& registers, GuestMemory& memory, GuestPages& pages, std::uint64_t refused_features = 0,
+                    const VirtioOwnTables& tables = {});
   ~VirtioIommuDriver();
   VirtioIommuDriver(const VirtioIommuDriver&) = delete;
   VirtioIommuDriver& operator=(const VirtioIommuDriver&) = delete;
@@ -36,6 +44,12 @@ class VirtioIommuDriver {
   // What the device reported since the last call; its buffers go back to it.
   Task<std::vector<virtio::FaultRecord>> take_faults(CpuPort& cpu);
 
+  // For VirtioTableSpaces. invalidate() is over when the device has answered.
+  [[nodiscard]] std::uint32_t first_domain() const { return config_.domain_start; }
+  Task<virtio::RequestStatus> bind(CpuPort& cpu, virtio::AttachTableRequest request);
+  Task<void> invalidate(CpuPort& cpu, std::vector<virtio::InvalidateRequest> requests);
+
+  [[nodiscard]] std::uint64_t table_bytes() const { return tables_ ? tables_->table_bytes() : 0; }
   // Requests whose answer was an error, or none.
   [[nodiscard]] std::uint64_t refused() const { return refused_; }
 
@@ -44,6 +58,8 @@ class VirtioIommuDriver {
   struct Reserved {
     std::vector<IovaRange> ranges;
     bool has_msi_window = false;
+    std::uint16_t hardware = 0;  // the property that says what the unit is; 0: none
+    std::vector<std::uint64_t> identity{};
   };
   // Queues a request and returns its head; kicks and polls first when there is no room. The lock is held.
   template <class Request>
@@ -79,7 +95,7 @@ class VirtioIommuDriver {
   std::optional<DriverQueue> events_;
   Gpa slots_;
   Gpa event_slots_;
-  Gpa probe_buffer_;
+  Gpa long_buffer_;
   SpinLock lock_{"virtio iommu requests"};
   struct Answer {
     Gpa tail;
@@ -89,6 +105,7 @@ class VirtioIommuDriver {
   std::uint32_t domains_ = 0;
   std::uint64_t refused_ = 0;
   std::vector<std::unique_ptr<DmaSpace>> spaces_;
+  std::unique_ptr<VirtioTableSpaces> tables_;
 };
 
 }  // namespace iommu::guest

@@ -251,6 +251,9 @@ void check_strategies(Scenario& s, const Complain& complain) {
   }
   for (std::size_t i = 0; i < s.strategies.size(); ++i) {
     if (s.strategies[i].endpoints == Endpoints::Physical) continue;
+    if (s.strategies[i].mapping == VirtioMapping::Tables)
+      complain(at_index("strategies", i, "mapping"),
+               "a device model, which endpoints: virtual asks for, walks no tables");
     for (const DeviceSetting& device : s.devices)
       if (device.workload.kind == WorkloadKind::RandomDma)
         complain(

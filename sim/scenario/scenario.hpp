@@ -352,6 +352,8 @@ enum class TableOwner : std::uint8_t { Hypervisor, Kernel };
 enum class ApertureFlush : std::uint8_t { Map, Wrap };
 // Whether the devices are assigned to their guests, behind the IOMMU, or emulated for them by a device model.
 enum class Endpoints : std::uint8_t { Physical, Virtual };
+// What a virtio-iommu's guest tells of its mappings: each one in a request, or where its own page tables are.
+enum class VirtioMapping : std::uint8_t { Requests, Tables };
 // Who answers the doorbell of a nested guest's invalidations: a trap, or a ring of hardware that the guest owns.
 enum class Doorbell : std::uint8_t { Xen, DeviceModel, GuestQueue };
 
@@ -399,6 +401,7 @@ struct StrategySetting {
   std::optional<std::uint64_t> areas;  // of the pool, each with a lock; nullopt: one a vCPU
   // VirtioIommu
   Endpoints endpoints = Endpoints::Physical;
+  VirtioMapping mapping = VirtioMapping::Requests;
   // Tce
   TableOwner tables = TableOwner::Hypervisor;
   Bytes window{1ULL << 32};

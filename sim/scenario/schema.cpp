@@ -444,6 +444,13 @@ const ObjectSchema<StrategySetting>& strategy_schema() {
                     "physical: the devices are assigned, their unit translates; virtual: a device model emulates them, "
                     "translates by software and copies",
                     "virtio_iommu"),
+       K::defaulted(
+           "mapping", at(&S::mapping),
+           word_type<VirtioMapping>({{"requests", VirtioMapping::Requests}, {"tables", VirtioMapping::Tables}}),
+           "requests: MAP and UNMAP say what the host's table holds; tables: the guest binds stage-1 tables of "
+           "its own to its devices (a proposal, not in the standard), hardware walks them over the host's "
+           "stage 2, and an unmap is an INVALIDATE request",
+           "virtio_iommu"),
        K::defaulted("tables", at(&S::tables),
                     word_type<TableOwner>({{"hypervisor", TableOwner::Hypervisor}, {"kernel", TableOwner::Kernel}}),
                     "who writes them: the hypervisor by calls, or the bare machine's kernel, which flushes on wrap",

@@ -74,7 +74,7 @@ class EmulatedViommu final : public VirtualIommu<xen::ShadowTranslation> {
 const StrategyDescriptor kEmulatedViommu{
     .name = "emulated_viommu",
     .description = "the guest drives an emulated unit; Xen keeps a shadow of its tables",
-    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .host_driver = [](const UnitFeatures& host, const StrategyOptions&) { return DriverOptions{.features = host}; },
     .guest_driver = guest_driver,
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<EmulatedViommu>(environment);

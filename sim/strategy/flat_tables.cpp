@@ -304,7 +304,7 @@ class WindowSpace final : public guest::PlacingSpace {
   EntryRights rights_;
 };
 
-DriverOptions driver_of(const UnitFeatures& host) { return {.features = host}; }
+DriverOptions driver_of(const UnitFeatures& host, const StrategyOptions&) { return {.features = host}; }
 
 class Tce final : public DmaStrategy {
  public:

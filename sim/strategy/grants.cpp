@@ -327,7 +327,7 @@ class Grants final : public DmaStrategy {
 const StrategyDescriptor kGrants{
     .name = "grants",
     .description = "a driver domain maps the guest's buffers by grant reference, an IOMMU entry a frame",
-    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .host_driver = [](const UnitFeatures& host, const StrategyOptions&) { return DriverOptions{.features = host}; },
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<Grants>(environment);
     }};

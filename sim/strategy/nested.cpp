@@ -53,7 +53,7 @@ const StrategyDescriptor kNested{
     .name = "nested",
     .description = "the guest owns stage-1 tables that hardware walks over Xen's stage 2; its doorbell traps",
     .host_driver =
-        [](const UnitFeatures& host) {
+        [](const UnitFeatures& host, const StrategyOptions&) {
           DriverOptions options{.features = host, .stage1 = true};
           options.features.nested = true;
           return options;

@@ -30,7 +30,7 @@ class Passthrough final : public DmaStrategy {
 const StrategyDescriptor kPassthrough{
     .name = "passthrough",
     .description = "devices use guest-physical addresses; the guest is not protected from them",
-    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .host_driver = [](const UnitFeatures& host, const StrategyOptions&) { return DriverOptions{.features = host}; },
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<Passthrough>(environment);
     }};

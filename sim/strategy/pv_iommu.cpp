@@ -94,7 +94,7 @@ class PvIommu final : public DmaStrategy {
 const StrategyDescriptor kPvIommu{
     .name = "pv_iommu",
     .description = "the guest changes its I/O address spaces by hypercall",
-    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .host_driver = [](const UnitFeatures& host, const StrategyOptions&) { return DriverOptions{.features = host}; },
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       if (environment.options.rfc_version == RfcVersion::V3) return make_pv_iommu_v3(environment);
       return std::make_unique<PvIommu>(environment);

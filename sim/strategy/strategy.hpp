@@ -13,6 +13,7 @@
 // | emulated_viommu | Xen's shadow of the guest's tables      | trapped doorbell | trapped doorbell                   |
 // |  write-protected| the same                                | trapped stores   | trapped stores, trapped doorbell   |
 // | virtio_iommu    | Xen's, one stage, one context a domain  | trapped kick     | trapped kick                       |
+// |  with tables    | guest's stage 1 over Xen's stage 2      | guest's tables   | trapped kick                       |
 // | tce             | one flat table a bus                    | a call, or store | a call, or store and flush on wrap |
 // | gart            | one flat table of one aperture          | store and flush  | store                              |
 #pragma once
@@ -50,6 +51,9 @@ enum class ApertureFlush : std::uint8_t { Map, Wrap };
 // Of the hypercall's interface: v3 stands for the first three.
 enum class RfcVersion : std::uint8_t { V7, V3 };
 
+// virtio_iommu: what the guest tells the device: each mapping, or where its own tables are.
+enum class VirtioMapping : std::uint8_t { Requests, Tables };
+
 // Variants of strategies, as scenarios name them. Each strategy reads its own keys.
 struct StrategyOptions {
   // A guest's unmap invalidates final translations only, unless it freed tables (its kernel's leaf hint).
@@ -71,6 +75,7 @@ struct StrategyOptions {
   ApertureFlush flush_at = ApertureFlush::Map;
   // virtio_iommu: what its endpoints are.
   xen::EndpointKind endpoints = xen::EndpointKind::Physical;
+  VirtioMapping mapping = VirtioMapping::Requests;
   // nested: what a ring of the guest's own can carry goes there, without a trap.
   bool guest_queue = false;
   // emulated_viommu. Absent: caching mode where the family has one, else write protection.
@@ -165,7 +170,7 @@ struct StrategyDescriptor {
   // What devices reach before the guest takes them.
   xen::DefaultContext default_context = xen::DefaultContext::Identity;
   // How Xen must program the physical unit for it.
-  DriverOptions (*host_driver)(const UnitFeatures& host) = nullptr;
+  DriverOptions (*host_driver)(const UnitFeatures& host, const StrategyOptions& options) = nullptr;
   // How the guest programs its virtual unit; null: it has none.
   DriverOptions (*guest_driver)(const UnitFeatures& host, const FamilyDescriptor& family,
                                 const StrategyOptions& options) = nullptr;

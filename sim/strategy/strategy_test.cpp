@@ -317,7 +317,7 @@ TEST_P(Translating, MemoryThatIsNotTheGuestsIsNeverReached) {
     for (std::uint64_t page = 0xffff0; page < 0x100000; ++page)
       EXPECT_EQ(m.dma(kNic, Dfn(page).address()), std::nullopt);
     EXPECT_EQ(m.map(nic, kBuffer, 16_KiB).status, DmaStatus::Ok);
-  } else if (is(kVirtioIommu)) {
+  } else if (is(kVirtioIommu) && !binds_tables()) {
     ASSERT_EQ(mapped.status, DmaStatus::Ok) << "nobody looks at the answer of a request that was queued";
     EXPECT_EQ(m.dma(kNic, mapped.address + 4_KiB), m.host_address(kBuffer + 4_KiB));
     EXPECT_EQ(m.dma(kNic, mapped.address + 8_KiB), std::nullopt) << "the device refuses the whole piece";

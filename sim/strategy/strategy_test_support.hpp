@@ -219,16 +219,27 @@ class CachingUnit final : public MmioPort, private WalkCachePort {
 struct Way {
   const StrategyDescriptor* descriptor = nullptr;
   std::optional<xen::ShadowSync> shadow{};
+  std::optional<VirtioMapping> mapping{};
   std::string_view variant{};
 
   Way(const StrategyDescriptor& strategy) : descriptor(&strategy) {}  // NOLINT(google-explicit-constructor)
   Way(const StrategyDescriptor& strategy, xen::ShadowSync how, std::string_view name)
       : descriptor(&strategy), shadow(how), variant(name) {}
+  Way(const StrategyDescriptor& strategy, VirtioMapping what, std::string_view name)
+      : descriptor(&strategy), mapping(what), variant(name) {}
+  [[nodiscard]] bool binds_tables() const { return mapping == VirtioMapping::Tables; }
+  // As far as it says more than `options`.
+  [[nodiscard]] StrategyOptions options(StrategyOptions options) const {
+    if (shadow) options.shadow = shadow;
+    if (mapping) options.mapping = *mapping;
+    return options;
+  }
   [[nodiscard]] bool is_write_protected() const { return shadow == xen::ShadowSync::WriteProtect; }
 };
 // Caching mode on every family: what refuses it is the machine, not the mechanism.
 inline const Way kShadowTold{kEmulatedViommu, xen::ShadowSync::CachingMode, ""};
 inline const Way kShadowTrapped{kEmulatedViommu, xen::ShadowSync::WriteProtect, "_write_protect"};
+inline const Way kVirtioTables{kVirtioIommu, VirtioMapping::Tables, "_tables"};
 
 struct MachineOptions {
   StrategyOptions strategy{};
@@ -261,7 +272,7 @@ class Machine {
   Machine(const FamilyDescriptor& family, const Way& way, const MachineOptions& options = {})
       : options_(options),
         family_(family),
-        host_driver_(way.descriptor->host_driver(options.host)),
+        host_driver_(way.descriptor->host_driver(options.host, way.options(options.strategy))),
         copies_(way.descriptor == &kSwiotlb),
         pages(kKernelPages, options.kernel_pages),
         unit(family, host_driver_.features, host),
@@ -283,7 +294,7 @@ class Machine {
     for (const RequesterId device : {kNic, kDisk})
       EXPECT_EQ(xen.assign_device(cpu, *domain, {.requester = device}).run(), xen::Errno::Ok);
     options_.strategy.pool_size = std::min(options_.strategy.pool_size, kPool);
-    if (way.shadow) options_.strategy.shadow = way.shadow;
+    options_.strategy = way.options(options_.strategy);
     strategy_ = way.descriptor->make(
         {xen, hypercall, *domain, pages, family, options.host, options_.strategy, warden, &hypercall_v3});
   }
@@ -454,6 +465,7 @@ class OnPairs : public testing::TestWithParam<Pair> {
   [[nodiscard]] static const FamilyDescriptor& family() { return *std::get<1>(GetParam()); }
   [[nodiscard]] static bool is(const StrategyDescriptor& which) { return strategy().descriptor == &which; }
   [[nodiscard]] static bool is_write_protected() { return strategy().is_write_protected(); }
+  [[nodiscard]] static bool binds_tables() { return strategy().binds_tables(); }
   // Guest frames and machine frames differ; where a buffer's machine frames must follow one another, they do.
   static MachineOptions plain() {
     MachineOptions options;
@@ -466,12 +478,13 @@ class OnPairs : public testing::TestWithParam<Pair> {
   }
 };
 // Those that run on every family.
-inline const std::vector<Way> kAllWays{Way(kPassthrough), Way(kSwiotlb), Way(kGrants),   Way(kPvIommu),
-                                       Way(kNested),      kShadowTold,   kShadowTrapped, Way(kVirtioIommu)};
-inline const std::array<Way, 5> kTranslating{Way(kPvIommu), Way(kNested), kShadowTold, kShadowTrapped,
-                                             Way(kVirtioIommu)};
+inline const std::vector<Way> kAllWays{Way(kPassthrough), Way(kSwiotlb),     Way(kGrants),
+                                       Way(kPvIommu),     Way(kNested),      kShadowTold,
+                                       kShadowTrapped,    Way(kVirtioIommu), kVirtioTables};
+inline const std::array<Way, 6> kTranslating{Way(kPvIommu),  Way(kNested),      kShadowTold,
+                                             kShadowTrapped, Way(kVirtioIommu), kVirtioTables};
 // Whose map fails visibly, and whose unmap takes any part of what is mapped.
-inline const std::array<Way, 4> kWithTables{Way(kPvIommu), Way(kNested), kShadowTold, kShadowTrapped};
+inline const std::array<Way, 5> kWithTables{Way(kPvIommu), Way(kNested), kShadowTold, kShadowTrapped, kVirtioTables};
 inline const std::array<Way, 3> kVirtualUnits{Way(kNested), kShadowTold, kShadowTrapped};
 template <class List>
 std::vector<Way> ways(const List& list) {

@@ -182,7 +182,7 @@ class Swiotlb final : public DmaStrategy {
 const StrategyDescriptor kSwiotlb{
     .name = "swiotlb",
     .description = "devices use bounce buffers at guest-physical addresses; every buffer is copied",
-    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .host_driver = [](const UnitFeatures& host, const StrategyOptions&) { return DriverOptions{.features = host}; },
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<Swiotlb>(environment);
     }};

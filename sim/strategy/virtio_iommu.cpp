@@ -2,7 +2,8 @@
 // virtio-iommu: the guest asks a paravirtual device for every change, in requests on a virtqueue; Xen, or a device
 // model behind it, keeps the I/O page tables. Requests of one dma_map or dma_unmap share a kick, which is one exit.
 // Or its endpoints are emulated devices, whose DMA the device model translates by what was mapped; then no table and no
-// unit take part. [virtio-iommu RFC of 2017, its two scenarios; VIRTIO 1.3 §5.13]
+// unit take part. Or the guest's own tables are bound to endpoints, and hardware nests over them: then maps need no
+// request, and an unmap asks for its invalidation. [virtio-iommu RFC of 2017, its two scenarios; VIRTIO 1.3 §5.13]
 #include "sim/xen/virtio_iommu.hpp"
 #include "sim/guest/virtio_iommu_driver.hpp"
 #include "sim/strategy/strategy.hpp"
@@ -11,16 +12,37 @@ namespace iommu::strategy {
 
 namespace {
 
+bool binds_tables(const StrategyOptions& options) { return options.mapping == VirtioMapping::Tables; }
+
+// How the guest writes its tables: as for a unit without a hypervisor's stage.
+DriverOptions table_driver(const StrategyEnvironment& environment) {
+  DriverOptions options = kNested.guest_driver(environment.host, environment.family, environment.options);
+  options.features.caching_mode = false;
+  return options;
+}
+
+xen::VirtioIommuSetting device_setting(const StrategyEnvironment& environment) {
+  xen::VirtioIommuSetting setting{.spaces = {.placement = environment.options.trap_target,
+                                             .interrupt_windows = {environment.family.fixed_inputs.begin(),
+                                                                   environment.family.fixed_inputs.end()}}};
+  if (binds_tables(environment.options))
+    setting.tables = {environment.family.binding, table_driver(environment).features};
+  return setting;
+}
+
+guest::VirtioOwnTables own_tables(const StrategyEnvironment& environment) {
+  if (!binds_tables(environment.options)) return {};
+  const auto leaf_hint = environment.options.leaf_hint ? guest::LeafHint::On : guest::LeafHint::Off;
+  return {&environment.family, {.driver = table_driver(environment), .leaf_hint = leaf_hint}};
+}
+
 class VirtioIommu final : public DmaStrategy, public SoftwareTranslation {
  public:
   explicit VirtioIommu(const StrategyEnvironment& environment)
       : options_(environment.options),
         memory_(environment.domain.memory),
-        device_(environment.xen, environment.domain,
-                {.spaces = {.placement = environment.options.trap_target,
-                            .interrupt_windows = {environment.family.fixed_inputs.begin(),
-                                                  environment.family.fixed_inputs.end()}}}),
-        driver_(device_, environment.domain.memory, environment.pages) {}
+        device_(environment.xen, environment.domain, device_setting(environment)),
+        driver_(device_, environment.domain.memory, environment.pages, 0, own_tables(environment)) {}
 
   Task<xen::Errno> start(CpuPort& cpu) override {
     const bool up = co_await driver_.bring_up(cpu);
@@ -35,8 +57,10 @@ class VirtioIommu final : public DmaStrategy, public SoftwareTranslation {
     StrategyCounters counters;
     counters.traps = device_.counters().traps;
     counters.virtio = device_.counters();
+    counters.guest = device_.counters().invalidations;
     return counters;
   }
+  [[nodiscard]] std::uint64_t guest_table_bytes() const override { return driver_.table_bytes(); }
   void reset_counters() override { device_.reset_counters(); }
 
   [[nodiscard]] SoftwareTranslation* software_translation() override {
@@ -65,7 +89,10 @@ class VirtioIommu final : public DmaStrategy, public SoftwareTranslation {
 const StrategyDescriptor kVirtioIommu{
     .name = "virtio_iommu",
     .description = "the guest asks a paravirtual IOMMU by requests on a virtqueue; each kick traps",
-    .host_driver = [](const UnitFeatures& host) { return DriverOptions{.features = host}; },
+    .host_driver =
+        [](const UnitFeatures& host, const StrategyOptions& options) {
+          return binds_tables(options) ? kNested.host_driver(host, options) : DriverOptions{.features = host};
+        },
     .make = [](const StrategyEnvironment& environment) -> std::unique_ptr<DmaStrategy> {
       return std::make_unique<VirtioIommu>(environment);
     }};

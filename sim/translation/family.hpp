@@ -3,12 +3,15 @@
 // families is models/families.hpp; nothing registers itself.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "sim/translation/iommu_core.hpp"
 #include "sim/translation/table_driver.hpp"
@@ -57,6 +60,20 @@ struct DriverOptions {
   unsigned granule_lg2 = 12;  // of page tables, where the family has several
 };
 
+// How a guest names stage-1 tables of its own where it has no unit to write them to: in the ATTACH_TABLE request of a
+// virtio-iommu. [virtio-iommu with page tables, uapi/linux/virtio_iommu.h v0.12]
+struct TableBinding {
+  std::uint8_t format = 0;     // VIRTIO_IOMMU_ATTACH_TABLE_*
+  std::uint16_t property = 0;  // VIRTIO_IOMMU_PROBE_T_HW_*: the answer to a PROBE that holds identity()
+  // What PROBE tells of a unit with such features.
+  std::vector<std::uint64_t> (*identity)(const UnitFeatures&) = nullptr;
+  // Tables are named by the first words of a device table entry, which lead to process tables: whether words ask for a
+  // translation by those. Null: they are named by the root of the page table.
+  bool (*is_entry)(const std::array<std::uint64_t, 2>& words) = nullptr;
+  // By which translations of requests without PASID are tagged; nullopt: the process tables say.
+  std::optional<AsidTag> asid{};
+};
+
 struct FamilyDescriptor {
   std::string_view name;           // as in scenarios: "vtd"
   std::string_view specification;  // pinned revision
@@ -75,6 +92,8 @@ struct FamilyDescriptor {
   const VectorFamily* vectors = nullptr;
   // Names of the fields of its tables and registers, for `explain`; null: raw words only.
   const FamilyLayouts* layouts = nullptr;
+  // How guests name tables of their own; null: units cannot nest.
+  const TableBinding* binding = nullptr;
 };
 
 }  // namespace iommu

@@ -221,6 +221,8 @@ class TableDriver {
   // context_scopes().
   virtual TableEdit attach(RequesterId requester, const ContextSetting& setting, TableMemory& memory) = 0;
   virtual TableEdit detach(RequesterId requester, TableMemory& memory) = 0;
+  // The first words of the entry that attach() wrote, for whoever names tables by them (TableBinding::is_entry).
+  [[nodiscard]] virtual std::array<std::uint64_t, 2> entry_words(RequesterId, TableMemory&) const { return {}; }
   // What must be invalidated after a requester's entry changed from `old` (nullopt: it was not present).
   [[nodiscard]] virtual std::vector<InvalidationScope> context_scopes(RequesterId requester,
                                                                       std::optional<ContextSetting> old) const = 0;

@@ -14,32 +14,14 @@ std::optional<InvalidationScope> translated(const InvalidationScope& scope, Requ
                                             DomainTag host) {
   const CacheTags tags{.domain = guest.domain, .asid = guest.asid, .requester = device, .is_global = true};
   if (!matches(scope, tags)) return std::nullopt;
-  InvalidationScope result = scope;
-  result.domain_ignore = 0;
-  if (scope.kind == InvalidationKind::DeviceTlb) {
-    if (scope.requester && *scope.requester != device) return std::nullopt;
-    result.requester = device;
-    result.domain.reset();
-    return result;
-  }
-  // Even a global flush of the guest's stays within what is the guest's.
-  result.domain = host;
-  return result;
+  const bool is_device_tlb = scope.kind == InvalidationKind::DeviceTlb;
+  if (is_device_tlb && scope.requester && *scope.requester != device) return std::nullopt;
+  return in_host_tags(scope, device, host);
 }
 }  // namespace
 
 Task<Errno> NestedTranslation::adopt(CpuPort& cpu, Device& device, const Context& guest) {
-  IoContext& context = *device.translation;
-  const ContextSetting before = context.setting_on(0);
-  const TableRoot stage2 = domain_.default_context->stage2;
-  // Process tables in the guest's hands are read by hardware: what the guest announces about them goes there always.
-  const bool handed_on = guest.stage1_entry[0] != 0;
-  if (!handed_on && before.stage1 == guest.stage1 && before.stage2 == stage2) co_return Errno::Ok;
-  context.stage1 = guest.stage1;
-  context.stage1_entry = guest.stage1_entry;
-  context.stage2 = stage2;
-  if (context.devices.empty()) co_return Errno::Ok;  // takes effect when the device is attached
-  co_return co_await xen_.refresh(cpu, domain_, context, before);
+  co_return co_await set_guest_stage1(cpu, xen_, domain_, *device.translation, {guest.stage1, guest.stage1_entry});
 }
 
 Task<void> NestedTranslation::invalidate_translations(CpuPort& cpu, std::vector<InvalidationScope> scopes) {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "sim/xen/guest_queues.hpp"
+#include "sim/xen/nested_contexts.hpp"
 #include "sim/xen/virtual_devices.hpp"
 
 namespace iommu::xen {

@@ -22,6 +22,11 @@ constexpr std::uint64_t kFeatures =
     bit(virtio::kFeatureProbe) | bit(virtio::kFeatureMmio) | bit(virtio::kFeatureBypassConfig) |
     bit(virtio::kFeatureIndirectDescriptors) | bit(virtio::kFeatureEventIndex) | bit(virtio::kFeatureVersion1);
 
+std::uint64_t features_of(const VirtioIommuSetting& setting) {
+  const std::uint64_t tables = setting.tables.binding != nullptr ? bit(virtio::kFeatureAttachTable) : 0;
+  return (kFeatures | tables) & ~setting.withheld_features;
+}
+
 constexpr auto kTailBytes = static_cast<std::uint32_t>(sizeof(virtio::RequestTail));
 
 // Writes a request's tail. False: its buffers end before, or are not the guest's memory.
@@ -36,7 +41,7 @@ VirtioIommu::VirtioIommu(Hypervisor& xen, Domain& domain, const VirtioIommuSetti
       setting_(setting),
       spaces_(xen, domain, setting.spaces),
       registers_({.device_id = virtio::kIommuDeviceId,
-                  .features = kFeatures & ~setting.withheld_features,
+                  .features = features_of(setting),
                   .queues = virtio::kIommuQueues,
                   .queue_entries = setting.queue_entries,
                   .config_bytes = sizeof(virtio::IommuConfig)}) {
@@ -151,6 +156,7 @@ Task<std::uint32_t> VirtioIommu::serve(CpuPort& cpu, Chain chain) {
   const bool has_head =
       virtio::read_from(domain_.memory, chain.readable, 0, std::as_writable_bytes(std::span(&head, 1)));
   const bool maps = registers_.is_negotiated(virtio::kFeatureMapUnmap);
+  const bool binds = registers_.is_negotiated(virtio::kFeatureAttachTable);
   std::uint32_t written = 0;
   std::size_t kind = has_head ? head.type : 0;
   if (kind == static_cast<std::size_t>(RequestType::Attach))
@@ -163,6 +169,10 @@ Task<std::uint32_t> VirtioIommu::serve(CpuPort& cpu, Chain chain) {
     written = co_await serve_unmap(cpu, std::move(chain));
   else if (kind == static_cast<std::size_t>(RequestType::Probe) && registers_.is_negotiated(virtio::kFeatureProbe))
     written = serve_probe(chain);
+  else if (kind == static_cast<std::size_t>(RequestType::AttachTable) && binds)
+    written = co_await serve_attach_table(cpu, std::move(chain));
+  else if (kind == static_cast<std::size_t>(RequestType::Invalidate) && binds)
+    written = co_await serve_invalidate(cpu, std::move(chain));
   else
     kind = 0;
   ++counters_.requests[kind];
@@ -170,15 +180,9 @@ Task<std::uint32_t> VirtioIommu::serve(CpuPort& cpu, Chain chain) {
   co_return written;
 }
 
-// What the device reads of a request; nullopt: it is too short, or its status has no place. That is seen before the
-// request has any effect.
-template <class Request>
-std::optional<Request> VirtioIommu::parse(const Chain& chain) {
-  Request request;
-  const auto bytes = std::as_writable_bytes(std::span(&request, 1)).first(virtio::kReadable<Request>);
-  if (!virtio::read_from(domain_.memory, chain.readable, 0, bytes)) return std::nullopt;
-  if (!put_tail(domain_.memory, chain, 0, Status::DeviceError)) return std::nullopt;
-  return request;
+bool VirtioIommu::read_request(const Chain& chain, std::span<std::byte> request) {
+  return virtio::read_from(domain_.memory, chain.readable, 0, request) &&
+         put_tail(domain_.memory, chain, 0, Status::DeviceError);
 }
 
 std::uint32_t VirtioIommu::finish(const Chain& chain, Status status) {
@@ -244,7 +248,11 @@ std::uint32_t VirtioIommu::serve_probe(const Chain& chain) {
 VirtioIommu::Status VirtioIommu::write_properties(const Chain& chain, std::uint32_t endpoint) {
   const auto reserved = spaces_.reserved(endpoint);
   if (!reserved) return Status::NoEntry;
-  if (reserved->size() * sizeof(virtio::ReservedMemoryProperty) > setting_.probe_size) return Status::DeviceError;
+  std::vector<std::uint64_t> identity;
+  if (setting_.tables.binding != nullptr) identity = setting_.tables.binding->identity(setting_.tables.unit);
+  const std::uint64_t hardware = identity.empty() ? 0 : sizeof(virtio::HardwareProperty) + 8 * identity.size();
+  if (reserved->size() * sizeof(virtio::ReservedMemoryProperty) + hardware > setting_.probe_size)
+    return Status::DeviceError;
   std::uint64_t at = 0;
   for (const ReservedAddresses& region : *reserved) {
     const virtio::ReservedMemoryProperty property{
@@ -252,6 +260,12 @@ VirtioIommu::Status VirtioIommu::write_properties(const Chain& chain, std::uint3
     static_cast<void>(virtio::write_to(domain_.memory, chain.writable, at, std::as_bytes(std::span(&property, 1))));
     at += sizeof property;
   }
+  if (identity.empty()) return Status::Ok;
+  const auto length = static_cast<std::uint16_t>(hardware - sizeof(virtio::PropertyHead));
+  const virtio::HardwareProperty property{.head = {setting_.tables.binding->property, length}};
+  static_cast<void>(virtio::write_to(domain_.memory, chain.writable, at, std::as_bytes(std::span(&property, 1))));
+  static_cast<void>(
+      virtio::write_to(domain_.memory, chain.writable, at + sizeof property, std::as_bytes(std::span(identity))));
   return Status::Ok;
 }
 

@@ -7,6 +7,9 @@
 // ASSUMPTION(virtio-001): no thread of its own serves the queue (no ioeventfd): the vCPU that kicks would only spin for
 // it.
 //
+// With `tables` a driver may bring page tables of its own instead of mappings, as a proposal has it that is not part of
+// the specification (iommu_abi.hpp): the unit nests over them, and the driver says what to invalidate.
+//
 // Where the specification leaves a choice: an endpoint moves between domains without being detached when the move
 // fails; an UNMAP with reserved bits does nothing; a mapping without permissions is INVAL; guest-physical addresses
 // that are not memory (MMIO with that flag) are FAULT; more mappings than the device keeps, NOMEM; an event without a
@@ -17,28 +20,39 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "sim/base/cpu_port.hpp"
 #include "sim/base/task.hpp"
+#include "sim/translation/family.hpp"
 #include "sim/translation/queue_client.hpp"
 #include "sim/virtio/device_queue.hpp"
 #include "sim/virtio/mmio_registers.hpp"
+#include "sim/xen/invalidation_counters.hpp"
 #include "sim/xen/virtio_spaces.hpp"
 
 namespace iommu::xen {
+
+// What a driver may bring instead of mappings: tables of its own, written for such a unit. No binding: none.
+struct VirtioTables {
+  const TableBinding* binding = nullptr;
+  UnitFeatures unit{};
+};
 
 struct VirtioIommuSetting {
   VirtioSpacesSetting spaces{};
   std::uint16_t queue_entries = 256;    // [qemu hw/virtio/virtio-iommu.c, VIOMMU_DEFAULT_QUEUE_SIZE]
   std::uint32_t probe_size = 512;       // [qemu hw/virtio/virtio-iommu.c, VIOMMU_PROBE_SIZE]
   std::uint64_t withheld_features = 0;  // that are not offered
+  VirtioTables tables{};                // physical units can nest
 };
 
 struct VirtioIommuCounters {
   TrapCounters traps;  // doorbell: notifications of a live queue
   // By RequestType; 0: types that nobody knows.
-  std::array<std::uint64_t, 6> requests{};
-  std::uint64_t refused = 0;  // requests that ended in another status than OK, or in none
+  std::array<std::uint64_t, virtio::kRequestTypes> requests{};
+  std::uint64_t refused = 0;           // requests that ended in another status than OK, or in none
+  InvalidationCounters invalidations;  // what INVALIDATE asked for
   std::uint64_t events = 0;
   std::uint64_t events_dropped = 0;
   [[nodiscard]] std::uint64_t of(virtio::RequestType type) const { return requests[static_cast<std::size_t>(type)]; }
@@ -75,10 +89,31 @@ class VirtioIommu final : public MmioPort {
   Task<std::uint32_t> serve_detach(CpuPort& cpu, virtio::Chain chain);
   Task<std::uint32_t> serve_map(CpuPort& cpu, virtio::Chain chain);
   Task<std::uint32_t> serve_unmap(CpuPort& cpu, virtio::Chain chain);
+  Task<std::uint32_t> serve_attach_table(CpuPort& cpu, virtio::Chain chain);
+  Task<std::uint32_t> serve_invalidate(CpuPort& cpu, virtio::Chain chain);
   std::uint32_t serve_probe(const virtio::Chain& chain);
+  // What the device reads of a request; nullopt: it is too short, or its status has no place. That is seen before the
+  // request has any effect.
   template <class Request>
-  [[nodiscard]] std::optional<Request> parse(const virtio::Chain& chain);
+  [[nodiscard]] std::optional<Request> parse(const virtio::Chain& chain) {
+    Request request;
+    const auto bytes = std::as_writable_bytes(std::span(&request, 1)).first(virtio::kReadable<Request>);
+    if (!read_request(chain, bytes)) return std::nullopt;
+    return request;
+  }
+  [[nodiscard]] bool read_request(const virtio::Chain& chain, std::span<std::byte> request);
   std::uint32_t finish(const virtio::Chain& chain, Status status);
+  struct Tables {
+    Status status = Status::Invalid;
+    GuestStage1 stage1{};
+  };
+  [[nodiscard]] Tables tables_of(const virtio::AttachTableRequest& request) const;
+  struct Scopes {
+    Status status = Status::Invalid;
+    std::vector<InvalidationScope> scopes{};
+  };
+  [[nodiscard]] Scopes scopes_of(const virtio::InvalidateRequest& request) const;
+  [[nodiscard]] Scopes pages_of(const virtio::InvalidateRequest& request, InvalidationScope scope) const;
   Status write_properties(const virtio::Chain& chain, std::uint32_t endpoint);
   // Unless the driver does not want to be told.
   Task<void> notify(CpuPort& cpu, virtio::DeviceQueue& queue);

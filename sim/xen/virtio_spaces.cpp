@@ -11,25 +11,6 @@ namespace iommu::xen {
 namespace {
 using virtio::RequestStatus;
 
-// Private contexts have no number that a guest could name.
-constexpr ContextNumber kPrivateNumber{0xffff};
-
-RequestStatus to_status(Errno error) {
-  switch (error) {
-    case Errno::Ok:
-      return RequestStatus::Ok;
-    case Errno::NoDevice:
-      return RequestStatus::NoEntry;
-    case Errno::NoMemory:
-    case Errno::NoSpace:
-      return RequestStatus::NoMemory;
-    case Errno::AddressInUse:
-      return RequestStatus::Unsupported;  // a reserved region of the endpoint is something else there
-    default:
-      return RequestStatus::DeviceError;
-  }
-}
-
 Permissions permissions_of(std::uint32_t flags) {
   return {.read = (flags & virtio::kMapRead) != 0, .write = (flags & virtio::kMapWrite) != 0};
 }
@@ -40,6 +21,24 @@ AddressRange bytes_of(const ReservedRegion& region) {
   return {region.first.address().value(), (region.first + region.pages).address().value() - 1};
 }
 }  // namespace
+
+virtio::RequestStatus VirtioSpaces::to_status(Errno error) {
+  switch (error) {
+    case Errno::Ok:
+      return RequestStatus::Ok;
+    case Errno::NoDevice:
+      return RequestStatus::NoEntry;
+    case Errno::NoMemory:
+    case Errno::NoSpace:
+      return RequestStatus::NoMemory;
+    case Errno::AddressNotAvailable:
+      return RequestStatus::Invalid;  // no unit could be told so
+    case Errno::AddressInUse:
+      return RequestStatus::Unsupported;  // a reserved region of the endpoint is something else there
+    default:
+      return RequestStatus::DeviceError;
+  }
+}
 
 VirtioSpaces::VirtioSpaces(Hypervisor& xen, Domain& domain, VirtioSpacesSetting setting)
     : xen_(xen), domain_(domain), setting_(std::move(setting)) {}
@@ -131,13 +130,17 @@ Task<void> VirtioSpaces::detach_all(CpuPort& cpu) {
 // Spaces --------------------------------------------------------------------------------------------------------------
 
 Task<VirtioSpaces::Status> VirtioSpaces::attach(CpuPort& cpu, std::uint32_t space, std::uint32_t endpoint,
-                                                SpaceKind kind) {
+                                                SpaceKind kind, GuestStage1 tables) {
   Endpoint* known = find(endpoint);
   if (known == nullptr) co_return Status::NoEntry;
-  const auto [entry, is_new] = spaces_.try_emplace(space, Space{.kind = kind});
+  const auto [entry, is_new] = spaces_.try_emplace(space, Space{.kind = kind, .tables = tables});
   Space& target = entry->second;
   if (target.kind != kind) co_return Status::Invalid;
-  if (known->space == space) co_return Status::Ok;
+  const bool is_inside = known->space == space;
+  if (is_inside && kind == SpaceKind::Tables && target.endpoints == 1)
+    co_return co_await exchange_tables(cpu, target, tables);
+  if (target.tables != tables) co_return Status::Invalid;
+  if (is_inside) co_return Status::Ok;
   const Status status = co_await enter(cpu, *known, target);
   if (status == Status::Ok) {
     const std::optional<std::uint32_t> left = std::exchange(known->space, space);
@@ -171,10 +174,16 @@ Task<VirtioSpaces::Status> VirtioSpaces::enter(CpuPort& cpu, Endpoint& endpoint,
     return has_mapping(space.mappings, region.range);
   });
   if (conflicts) co_return Status::Unsupported;
-  if (endpoint.kind == EndpointKind::Virtual) co_return Status::Ok;
+  // ASSUMPTION(virtio-006): software that translates for emulated devices reads no tables of guests.
+  if (endpoint.kind == EndpointKind::Virtual)
+    co_return space.kind == SpaceKind::Tables ? Status::Unsupported : Status::Ok;
   if (space.kind == SpaceKind::Bypass) co_return co_await move(cpu, endpoint, *domain_.default_context);
   if (space.context == nullptr) {
-    const Status made = co_await make_real(cpu, space);
+    Status made = Status::Ok;
+    if (space.kind == SpaceKind::Tables)
+      made = co_await make_nested(cpu, space);
+    else
+      made = co_await make_real(cpu, space);
     if (made != Status::Ok) co_return made;
   }
   co_return co_await move(cpu, endpoint, *space.context);
@@ -264,7 +273,7 @@ Task<VirtioSpaces::Status> VirtioSpaces::map(CpuPort& cpu, virtio::MapRequest re
   const auto found = spaces_.find(request.domain);
   if (found == spaces_.end()) co_return Status::NoEntry;
   Space& space = found->second;
-  if (space.kind == SpaceKind::Bypass || permissions_of(request.flags).none()) co_return Status::Invalid;
+  if (space.kind != SpaceKind::Translated || permissions_of(request.flags).none()) co_return Status::Invalid;
   const Status checked = check(space, request);
   if (checked != Status::Ok) co_return checked;
   co_await cpu.charge(CostId::MappingTree);
@@ -301,7 +310,7 @@ Task<VirtioSpaces::Status> VirtioSpaces::unmap(CpuPort& cpu, virtio::UnmapReques
   const auto found = spaces_.find(request.domain);
   if (found == spaces_.end()) co_return Status::NoEntry;
   Space& space = found->second;
-  if (space.kind == SpaceKind::Bypass || request.reserved != 0) co_return Status::Invalid;
+  if (space.kind != SpaceKind::Translated || request.reserved != 0) co_return Status::Invalid;
   if (request.virt_end < request.virt_start) co_return Status::Range;
   co_await cpu.charge(CostId::MappingTree);
   Mappings& mappings = space.mappings;

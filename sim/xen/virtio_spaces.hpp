@@ -2,7 +2,8 @@
 // What a virtio-iommu manages: its endpoints, the domains that they are attached to (here: spaces, for Xen's domains
 // are something else), and the mappings of each. A space with a physical endpoint inside has a real IOMMU context of
 // its own, with machine frames and page references; virtual endpoints are translated by software, from the same
-// mappings. [VIRTIO 1.3 §5.13.6]
+// mappings. [VIRTIO 1.3 §5.13.6] Or a space has tables of the driver's own, over which the unit nests: then its context
+// has a first stage and no mappings.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +15,14 @@
 
 #include "sim/virtio/iommu_abi.hpp"
 #include "sim/xen/hypervisor.hpp"
+#include "sim/xen/nested_contexts.hpp"
 #include "sim/xen/virtual_unit.hpp"
 
 namespace iommu::xen {
 
 // Physical: an assigned device behind a hardware unit. Virtual: emulated by software, which asks translate().
 enum class EndpointKind : std::uint8_t { Physical, Virtual };
-enum class SpaceKind : std::uint8_t { Translated, Bypass };
+enum class SpaceKind : std::uint8_t { Translated, Bypass, Tables };
 // What endpoints reach that are attached to no space.
 enum class Unattached : std::uint8_t { Blocked, Bypass };
 
@@ -52,8 +54,13 @@ class VirtioSpaces {
   // the domain's; Busy: it is here already.
   Task<Errno> add_endpoint(CpuPort& cpu, RequesterId endpoint, EndpointKind kind);
 
-  // Requests. Endpoints are named as the guest names them.
-  Task<Status> attach(CpuPort& cpu, std::uint32_t space, std::uint32_t endpoint, SpaceKind kind);
+  // Requests. Endpoints are named as the guest names them. A space has one set of tables: another one may only replace
+  // it while no other endpoint is inside.
+  Task<Status> attach(CpuPort& cpu, std::uint32_t space, std::uint32_t endpoint, SpaceKind kind,
+                      GuestStage1 tables = {});
+  // Of a space with tables: scopes of kind Iotlb and ProcessContext, in no tags but those of address spaces. Nothing
+  // matching is cached any more when it returns, by the devices inside neither.
+  Task<Status> invalidate(CpuPort& cpu, std::uint32_t space, std::vector<InvalidationScope> scopes);
   Task<Status> detach(CpuPort& cpu, std::uint32_t space, std::uint32_t endpoint);
   // The flags are known ones.
   Task<Status> map(CpuPort& cpu, virtio::MapRequest request);
@@ -72,6 +79,8 @@ class VirtioSpaces {
                                                                  Access access) const;
 
   [[nodiscard]] std::uint64_t page_sizes() const;
+  // Of tables of a driver's own.
+  [[nodiscard]] std::uint64_t table_page_sizes() const;
   [[nodiscard]] std::uint64_t last_input() const;
   [[nodiscard]] std::uint64_t mappings() const { return mappings_; }
   // Null: no such space, or nothing physical inside.
@@ -88,6 +97,7 @@ class VirtioSpaces {
   struct Space {
     SpaceKind kind = SpaceKind::Translated;
     Mappings mappings{};
+    GuestStage1 tables{};          // Tables
     IoContext* context = nullptr;  // from the first physical endpoint on
     std::uint32_t endpoints = 0;
   };
@@ -102,6 +112,9 @@ class VirtioSpaces {
     std::uint64_t lookups = 0;
   };
 
+  // Private contexts have no number that a guest could name.
+  static constexpr ContextNumber kPrivateNumber{0xffff};
+  [[nodiscard]] static Status to_status(Errno error);
   [[nodiscard]] Endpoint* find(std::uint32_t endpoint);
   [[nodiscard]] Status check(const Space& space, const virtio::MapRequest& request) const;
   [[nodiscard]] static bool has_mapping(const Mappings& mappings, AddressRange range);
@@ -111,6 +124,9 @@ class VirtioSpaces {
   Task<Status> remove(CpuPort& cpu, Space& space, std::vector<AddressRange> ranges);
   Task<Status> enter(CpuPort& cpu, Endpoint& endpoint, Space& space);
   Task<Status> make_real(CpuPort& cpu, Space& space);
+  Task<Status> make_nested(CpuPort& cpu, Space& space);
+  Task<Status> exchange_tables(CpuPort& cpu, Space& space, GuestStage1 tables);
+  Task<Errno> invalidate_on(CpuPort& cpu, const Space& space, std::size_t unit, std::vector<InvalidationScope> scopes);
   Task<void> abandon(CpuPort& cpu, std::uint32_t space);
   Task<void> drop_context(CpuPort& cpu, IoContext& context);
   Task<void> set_free(CpuPort& cpu, Endpoint& endpoint);
