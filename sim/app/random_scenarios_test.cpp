@@ -129,7 +129,9 @@ class RandomScenario {
            any({"", ", shadow: caching_mode"}) + "}" + virtio() + (guests_ == 1 ? flat_tables() : "") + "]\n";
   }
   std::string virtio() {
-    return ", {kind: virtio_iommu, placement: " + any({"xen", "device_model"}) + "}" +
+    return ", {kind: virtio_iommu, placement: " + any({"xen", "device_model"}) +
+           "}, {kind: virtio_iommu, label: bound, " + "mapping: " + any({"requests", "tables", "tables", "tables"}) +
+           ", placement: " + any({"xen", "device_model"}) + "}" +
            (emulable_ ? ", {kind: virtio_iommu, label: emulated, endpoints: virtual, placement: " +
                             any({"xen", "device_model"}) + "}"
                       : "");

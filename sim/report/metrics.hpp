@@ -146,7 +146,7 @@ inline constexpr std::array<std::string_view, 13> kHypercallNames{
 inline constexpr std::array<std::string_view, 3> kProposalNames{"batch", "batched_operations", "map_scattered"};
 inline constexpr std::array<std::string_view, 2> kTagNames{"peak", "refused"};
 inline constexpr std::array<std::string_view, 4> kArenaNames{"pages", "peak", "reserve_peak", "refused"};
-inline constexpr std::array<std::string_view, 6> kVirtioRequestNames{"unknown", "attach", "detach", "map", "unmap", "probe"};
+inline constexpr std::array<std::string_view, 8> kVirtioRequestNames{"unknown", "attach", "detach", "map", "unmap", "probe", "attach_table", "invalidate"};
 inline constexpr std::array<std::string_view, 4> kExitNames{"doorbell", "register", "table_store", "device_model"};
 inline constexpr std::array<std::string_view, 3> kWaitNames{"locks", "fences", "idle"};
 inline constexpr auto kCostKeys = [] {

@@ -53,7 +53,8 @@ enum class RequestType : std::uint8_t {
   AttachTable = 6,
   Invalidate = 7
 };
-inline constexpr std::size_t kRequestTypes = 8;  // 0 is none
+inline constexpr std::size_t kRequestTypes = 8;          // 0 is none
+inline constexpr std::size_t kFirstProposedRequest = 6;  // from here on [table]
 
 enum class RequestStatus : std::uint8_t {
   Ok = 0,

@@ -29,11 +29,15 @@ constexpr Gpa kRequests{0x8000};  // and what they lead to
 constexpr std::uint64_t kPlayground = 0x10000;
 constexpr std::uint16_t kEntries = 8;
 
+// Of hardware, and of what the guest's tables are for.
+constexpr UnitFeatures kUnitFeatures{.nested = true};
+constexpr UnitFeatures kGuestFeatures{};
+
 // A unit that executes commands as they come and keeps nothing.
 class Unit final : public MmioPort {
  public:
   Unit(const FamilyDescriptor& family, HostMemory& memory)
-      : core_(family.make_core({})), memory_(memory), port_(memory) {}
+      : core_(family.make_core(kUnitFeatures)), memory_(memory), port_(memory) {}
   Task<void> write(CpuPort&, std::uint64_t offset, unsigned bytes, std::uint64_t value) override {
     if (!core_->mmio_write(offset, bytes, value).scopes.empty()) core_->invalidation_done();
     while (core_->has_command()) {
@@ -68,8 +72,8 @@ class Unit final : public MmioPort {
 class Session {
  public:
   Session(const FamilyDescriptor& family, FuzzInput bytes)
-      : in_(bytes), unit_(family, host_), xen_(host_, frames_, {}) {
-    xen_.add_unit({.name = "unit", .family = &family, .driver = {}}, unit_);
+      : in_(bytes), family_(family), unit_(family, host_), xen_(host_, frames_, {}) {
+    xen_.add_unit({.name = "unit", .family = &family, .driver = {.features = kUnitFeatures, .stage1 = true}}, unit_);
     bool is_up = xen_.bring_up(cpu_).run() == Errno::Ok;
     guest_ = xen_.create_domain({.name = "guest", .memory = kGuestMemory});
     SIM_CHECK(is_up && guest_ != nullptr, "the machine is large enough");
@@ -79,10 +83,12 @@ class Session {
         xen_, *guest_,
         VirtioIommuSetting{.spaces = {.interrupt_windows = {{0xfee00000, 0xfeefffff}}, .most_mappings = 64},
                            .queue_entries = 32,
-                           .probe_size = 64});
+                           .probe_size = 128,
+                           .tables = {family.binding, kGuestFeatures}});
     add(kNic, EndpointKind::Physical);
     add(kEmulated, EndpointKind::Virtual);
     bring_up();
+    warm_up();
     frames_in_use_ = frames_.used();
   }
 
@@ -127,6 +133,17 @@ class Session {
     for (Bytes at; at < kPageSize * 6; at += 8_B) guest_->memory.write64(kRings + at, 0);
   }
 
+  // What Xen's driver allocates once for a device that nests, in two halves that take turns, stays.
+  void warm_up() {
+    for (const std::uint64_t root : {0x1000U, 0x2000U, 0x3000U}) {
+      virtio::AttachTableRequest bound{.endpoint = kNic.value(), .format = family_.binding->format};
+      bound.words = {0, root, 48};
+      request(bound);
+    }
+    poke(virtio::offset::kStatus, 4, 0);
+    bring_up();
+  }
+
   template <class T>
   void put(Gpa at, const T& value) {
     static_cast<void>(virtio::store(guest_->memory, at, value));
@@ -144,6 +161,29 @@ class Session {
     offer(virtio::kRequestQueue, 0);
     poke(virtio::offset::kQueueNotify, 4, virtio::kRequestQueue);
   }
+  // Tables where the driver can write them, or anywhere else.
+  void bind(std::uint32_t domain) {
+    const TableBinding& binding = *family_.binding;
+    virtio::AttachTableRequest bound{
+        .domain = domain, .endpoint = endpoint(), .format = static_cast<std::uint8_t>(in_.take(1) % 8)};
+    if (bound.format == 0) bound.format = binding.format;
+    const std::uint64_t words = in_.take(1);
+    if (words % 4 != 0)
+      bound.words = {0, page() % kPlayground, 48};
+    else
+      for (std::uint64_t& word : bound.words) word = in_.take(8);
+    request(bound);
+  }
+  void invalidate(std::uint32_t domain) {
+    request(virtio::InvalidateRequest{.scope = static_cast<std::uint8_t>(in_.take(1) % 5),
+                                      .caches = static_cast<std::uint8_t>(in_.take(1) % 4),
+                                      .flags = static_cast<std::uint16_t>(in_.take(1) % 16),
+                                      .domain = domain,
+                                      .id = in_.take(1),
+                                      .address = page(),
+                                      .pages = in_.take(1),
+                                      .page_lg2 = static_cast<std::uint8_t>(in_.take(1))});
+  }
   void offer(std::uint32_t queue, std::uint16_t head) {
     const Gpa ring = kRings + kPageSize * (3 * queue + 1);
     put(ring + Bytes(virtio::kRingEntries + 2 * (available_[queue]++ % kEntries)), head);
@@ -152,7 +192,7 @@ class Session {
 
   void act() {
     const auto domain = static_cast<std::uint32_t>(in_.take(1) % 3);
-    switch (in_.take(1) % 12) {
+    switch (in_.take(1) % 14) {
       case 0:
         return request(virtio::AttachRequest{
             .domain = domain, .endpoint = endpoint(), .flags = static_cast<std::uint32_t>(in_.take(1) % 3)});
@@ -186,17 +226,22 @@ class Session {
         return device_->report_fault(cpu_, RequesterId(static_cast<std::uint16_t>(endpoint())), Iova(page()), accessed)
             .run();
       }
-      default:
+      case 11:
         return bring_up();
+      case 12:
+        return bind(domain);
+      default:
+        return invalidate(domain);
     }
   }
 
-  // Where the endpoints get to: their guest, or nowhere; and both to the same place, where they share a domain.
+  // Where the endpoints get to: their guest, or nowhere; and to what was mapped, where mappings say it.
   void look() {
     const Iova address(in_.take(1) << kPageLg2);
     for (const Access access : {Access::Read, Access::Write}) {
       if (const auto reached = unit_.translate(kNic, address, access))
         SIM_CHECK(guest_->p2m.frame_of(Mfn(*reached)).has_value(), "a device reaches its guest's memory only");
+      if (walks_own_tables()) continue;
       const auto led = device_->spaces().translate(kNic, address, access);
       const auto* place = std::get_if<Gpa>(&led);
       const auto expected = place != nullptr ? guest_->memory.translate(*place) : std::nullopt;
@@ -204,7 +249,10 @@ class Session {
     }
   }
 
+  [[nodiscard]] bool walks_own_tables() const { return guest_->devices.at(kNic).context->kind == ContextKind::Nested; }
+
   FuzzInput in_;
+  const FamilyDescriptor& family_;
   HostMemory host_{64_MiB};
   FrameAllocator frames_{Mfn(0x100), 0x3000};
   Unit unit_;
