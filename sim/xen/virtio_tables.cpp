@@ -67,10 +67,10 @@ Task<Errno> VirtioSpaces::invalidate_on(CpuPort& cpu, const Space& space, std::s
     for (const RequesterId function : setting.functions()) {
       for (InvalidationScope scope : scopes) {
         if (scope.kind == InvalidationKind::ProcessContext) scope.requester = function;
-        add(caches, driver.widen(in_host_tags(scope, function, space.context->tags[unit])));
+        add(caches, driver.widen(in_host_tags(scope, function, space.context->tag_on(unit))));
         if (scope.kind != InvalidationKind::Iotlb || !setting.device_tlb) continue;
         const InvalidationScope remote{.kind = InvalidationKind::DeviceTlb, .range = scope.range};
-        add(device_tlbs, driver.widen(in_host_tags(remote, function, space.context->tags[unit])));
+        add(device_tlbs, driver.widen(in_host_tags(remote, function, space.context->tag_on(unit))));
       }
     }
   }

@@ -116,7 +116,7 @@ TEST_P(XenVirtioTables, InvalidateStaysWithinItsDomain) {
   ASSERT_TRUE(b.m.reach(kAlien, Dfn(3)));
   b.remove(*one, 0x5000);
   b.remove(*two, 0x5000);
-  const DomainTag mine = b.m.guest().devices.at(kNic).context->tags.front();
+  const DomainTag mine = b.m.guest().devices.at(kNic).context->tag_on(0);
   b.m.unit().forget_history();
   EXPECT_EQ(b.status_of(TablesBench::whole()), Status::Ok);
   ASSERT_FALSE(b.m.unit().applied.empty());
