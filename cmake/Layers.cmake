@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# iommusim_layer(NAME <n> FOLDER <folder> [VENDOR_NEUTRAL] [PROGRAM <file name>]
+# iommusim_layer(NAME <n> FOLDER <folder> [VENDOR_NEUTRAL] [TESTS_TEMPLATES] [PROGRAM <file name>]
 #                [DEPENDS <layer>...] [LIBRARIES <imported target>...]
 #                [TEST_DEPENDS <layer>...] [TEST_LABEL fast|sim] [TEST_TIMEOUT <seconds>])
 #
@@ -12,7 +12,7 @@
 #                 with preset fuzz also the libFuzzer executable <s>_fuzz. <s> is unique in the tree.
 #
 # Tests, benchmarks and fuzzers may also use TEST_DEPENDS. VENDOR_NEUTRAL: the code may not name a vendor.
-# TEST_LABEL sim: the tests link SystemC.
+# TEST_LABEL sim: the tests link SystemC. TESTS_TEMPLATES: what is tested is compiled with the tests.
 
 include(GoogleTest)
 
@@ -23,7 +23,7 @@ add_custom_target(fuzzers COMMENT "Every libFuzzer executable")
 add_library(iommusim_fuzz_replay_main OBJECT EXCLUDE_FROM_ALL tests/fuzz_replay_main.cpp)
 
 function(iommusim_layer)
-  cmake_parse_arguments(PARSE_ARGV 0 layer "VENDOR_NEUTRAL" "NAME;FOLDER;PROGRAM;TEST_LABEL;TEST_TIMEOUT"
+  cmake_parse_arguments(PARSE_ARGV 0 layer "VENDOR_NEUTRAL;TESTS_TEMPLATES" "NAME;FOLDER;PROGRAM;TEST_LABEL;TEST_TIMEOUT"
                         "DEPENDS;LIBRARIES;TEST_DEPENDS")
   if(NOT layer_TEST_LABEL)
     set(layer_TEST_LABEL fast)
@@ -84,6 +84,10 @@ macro(_iommusim_tests)
   add_executable(${test} ${test_sources})
   # googletest's main comes first, for libsystemc has a main() too.
   target_link_libraries(${test} PRIVATE GTest::gmock_main ${library} ${layer_TEST_DEPENDS})
+  # Libraries are optimised; optimising instrumented tests as well would take longer than running them.
+  if(NOT layer_TESTS_TEMPLATES)
+    target_compile_options(${test} PRIVATE $<$<CONFIG:Debug>:-O0>)
+  endif()
   # Parsing googletest takes longer than most tests do.
   target_precompile_headers(${test} PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
   add_dependencies(tests_${layer_TEST_LABEL} ${test})
