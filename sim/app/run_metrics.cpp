@@ -73,6 +73,13 @@ void set_translation(RunResult& r, const IommuStatistics& s, Picoseconds measure
   r.set("miss.cost.memory", s.miss_memory.mean_ps() / 1000);
 }
 
+// Only where the unit walks ahead of demand.
+void set_prefetch(RunResult& r, const Machine& machine, const IommuStatistics& s) {
+  if (machine.scenario().platform.iommu.prefetch_pages.value == 0) return;
+  r.set("prefetch.translations", as_double(s.prefetched));
+  r.set("prefetch.used", as_double(s.prefetch_used));
+}
+
 CacheCounts sum_of(const std::array<CacheCounts, 5>& levels) {
   CacheCounts sum;
   for (const CacheCounts& level : levels) {
@@ -355,6 +362,14 @@ void add_vif(IoTotals& totals, const strategy::VirtualInterfaceStatistics& s) {
 
 }  // namespace
 
+void set_stalls(RunResult& r, const IommuStatistics& s) {
+  if (s.stalls.wait.count() == 0) return;
+  r.set("stall.transactions", as_double(s.stalls.wait.count()));
+  r.set("stall.terminated", as_double(s.stalls.terminated));
+  r.set("stall.time.mean", s.stalls.wait.mean_ps() / 1000);
+  r.set("stall.time.p99", to_ns(s.stalls.wait.percentile(0.99)));
+}
+
 RunResult collect_metrics(const Machine& machine, Picoseconds measured) {
   RunResult r;
   IoTotals io;
@@ -366,6 +381,8 @@ RunResult collect_metrics(const Machine& machine, Picoseconds measured) {
   set_dma(r, machine.endpoint_statistics());
   set_translation(r, translation, measured);
   r.set("walk.reads_cold", as_double(machine.most_reads_of_a_walk()));
+  set_prefetch(r, machine, translation);
+  set_stalls(r, translation);
   set_caches(r, translation);
   set_invalidation(r, translation, machine.fence_wait(), ios);
   set_hypervisor(r, machine, ios);

@@ -13,6 +13,7 @@
 #include "models/families.hpp"
 #include "sim/app/elaborate.hpp"
 #include "sim/app/forked_runs.hpp"
+#include "sim/app/run_metrics.hpp"
 #include "sim/app/verbs.hpp"
 #include "sim/scenario/loader.hpp"
 
@@ -228,6 +229,37 @@ TEST(ScenarioRuns, AnotherSeedGivesOtherRandomTraffic) {
   EXPECT_NE(runs_of(text), runs_of(replaced(text, "seed: 1", "seed: 2")));
 }
 
+const std::string kPrefetching =
+    replaced(replaced(kSmoke, "platform: intel_server",
+                      "platform:\n  extends: intel_server\n  name: ahead\n  iommu:\n"
+                      "    prefetch_pages: {value: 2, source: test, mark: guess}"),
+             "strategies: [passthrough, pv_iommu, nested, emulated_viommu]", "strategies: [pv_iommu]");
+
+// Kills: walks ahead that are reported where the unit has none, more uses than translations, neither counted.
+TEST(ScenarioRuns, WalksAheadAreReportedWhereTheUnitHasThem) {
+  for (const RunResult& run : runs_of(kSmoke)) EXPECT_FALSE(run.find("prefetch.translations").has_value());
+  for (const RunResult& run : runs_of(kPrefetching)) {
+    EXPECT_GT(value(run, "prefetch.used"), 0);
+    EXPECT_GE(value(run, "prefetch.translations"), value(run, "prefetch.used"));
+    EXPECT_FALSE(run.find("stall.transactions").has_value());
+  }
+}
+
+// Kills: times that are not those of the transactions that waited, zeros where nothing stalled.
+TEST(ScenarioRuns, StallsAreReportedWhereSomethingStalled) {
+  RunResult none, some;
+  set_stalls(none, {});
+  EXPECT_TRUE(none.metrics().empty());
+  IommuStatistics s;
+  s.stalls.held = 5;  // one of them stalled again when it was retried
+  s.stalls.terminated = 1;
+  for (const Picoseconds wait : {1_us, 2_us, 3_us, 6_us}) s.stalls.wait.add(wait);
+  set_stalls(some, s);
+  EXPECT_EQ(value(some, "stall.transactions"), 4);
+  EXPECT_EQ(value(some, "stall.terminated"), 1);
+  EXPECT_NEAR(value(some, "stall.time.mean"), 3000, 1);
+}
+
 // Kills: a metric that is declared, documented and never set.
 TEST(ScenarioRuns, EveryDeclaredMetricIsSetBySomeShippedScenario) {
   auto runs = runs_of(kSmoke);
@@ -248,6 +280,10 @@ TEST(ScenarioRuns, EveryDeclaredMetricIsSetBySomeShippedScenario) {
       "strategies: [{kind: swiotlb, pool_size: 8 MiB}, grants, {kind: emulated_viommu, shadow: write_protect}, "
       "{kind: virtio_iommu, endpoints: virtual}, tce]");
   for (RunResult& run : runs_of(others)) runs.push_back(std::move(run));
+  for (RunResult& run : runs_of(kPrefetching)) runs.push_back(std::move(run));
+  IommuStatistics stalled;
+  stalled.stalls.wait.add(1_us);
+  set_stalls(runs.emplace_back(), stalled);
   EXPECT_THAT(metrics_never_set(runs), IsEmpty());
 }
 

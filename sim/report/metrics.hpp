@@ -75,6 +75,14 @@ inline constexpr std::array kMetrics{
   MetricRow{"walk.reads_cold",       "1",      Better::Lower,   Digits::Integer, Shown::Always,  "The same since boot: caches were empty at first"},
   MetricRow{"walk.rate",             "1/s",    Better::Neither, Digits::Integer, Shown::InFiles, "Walks completed per simulated second"},
   MetricRow{"walk.fills_dropped",    "1",      Better::Neither, Digits::Integer, Shown::InFiles, "Walks overtaken by an invalidation, whose result was used once and not cached"},
+  // Only where the unit walks ahead of demand.
+  MetricRow{"prefetch.translations", "1",      Better::Neither, Digits::Integer, Shown::InFiles, "Translations that walks ahead of demand brought"},
+  MetricRow{"prefetch.used",         "1",      Better::Higher,  Digits::Integer, Shown::InFiles, "of them, those that a request was answered by; each counts once"},
+  // Only where transactions stalled.
+  MetricRow{"stall.transactions",    "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "Transactions that faulted, waited for software and have ended"},
+  MetricRow{"stall.terminated",      "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "of them, those that software ended instead of retrying"},
+  MetricRow{"stall.time.mean",       "ns",     Better::Lower,   Digits::One,     Shown::InFiles, "Of one of them: all the time that it waited for software, mean"},
+  MetricRow{"stall.time.p99",        "ns",     Better::Lower,   Digits::One,     Shown::InFiles, "the same, 99th percentile"},
   MetricRow{"miss.cost.mean",        "ns",     Better::Lower,   Digits::One,     Shown::Always,  "From a missing lookup to its translation, mean"},
   MetricRow{"miss.cost.p50",         "ns",     Better::Lower,   Digits::One,     Shown::InFiles, "the same, median"},
   MetricRow{"miss.cost.p99",         "ns",     Better::Lower,   Digits::One,     Shown::Always,  "the same, 99th percentile"},

@@ -61,6 +61,8 @@ void IommuStatistics::merge(const IommuStatistics& other) {
   add(stage2_leaf_cache, other.stage2_leaf_cache);
   walks += other.walks;
   prefetch_walks += other.prefetch_walks;
+  prefetched += other.prefetched;
+  prefetch_used += other.prefetch_used;
   slot_waits += other.slot_waits;
   slot_merges += other.slot_merges;
   context_fetches += other.context_fetches;

@@ -130,6 +130,8 @@ struct IommuStatistics {
 
   std::uint64_t walks = 0;
   std::uint64_t prefetch_walks = 0;  // not among `walks`
+  std::uint64_t prefetched = 0;      // translations that they brought
+  std::uint64_t prefetch_used = 0;   // of them, those that some request was answered by
   std::uint64_t slot_waits = 0;      // requests that found no translation slot free
   std::uint64_t slot_merges = 0;     // requests that waited for the answer to another one of their port
   std::uint64_t context_fetches = 0;

@@ -153,6 +153,7 @@ void IommuUnit::with_context(UnitRequest& request, const Context& context, const
     join(request);
   }
   if (!is_hit) return miss(request, context, began);
+  if (found->is_untried) caches_.count_first_use(*request.internal.tag, request.translation.address);
   if (has_ports_) request.internal.fills_port = began.ports;
   answer(request, found->at(request.translation.address));
 }

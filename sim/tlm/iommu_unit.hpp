@@ -150,6 +150,7 @@ class IommuUnit final : private RegisterListener, private InvalidationTarget, pr
   // Walks ahead.
   void prefetch_behind(const MissEntry& demanded, const Translation& translation);
   void prefetch_finished(MissEntry& entry, const TranslationResponse& response);
+  void keep_prefetched(const MissEntry& entry, const Translation& translation);
 
   // Stalls.
   enum class Woken : std::uint8_t { No, Yes };

@@ -56,6 +56,7 @@ bool IommuUnit::may_hit_at_port(const UnitRequest& request) const {
 bool IommuUnit::answer_at_port(UnitRequest& request, const CachedTranslation* found, PortLookup lookup) {
   if (found == nullptr || !found->allowed.allow(request.translation.access)) return false;
   const CachedTranslation translation = *found;
+  if (translation.is_untried) caches_.count_first_use(request.port, request.translation);
   leave_queue();
   request.internal.sequence = next_sequence_++;
   ++statistics_.lookups;
@@ -159,16 +160,23 @@ void IommuUnit::prefetch_behind(const MissEntry& demanded, const Translation& tr
   }
 }
 
+void IommuUnit::keep_prefetched(const MissEntry& entry, const Translation& translation) {
+  ++statistics_.prefetched;
+  CachedTranslation kept = CachedTranslation::of(translation);
+  const UnitRequest* waiting = entry.requests.first();
+  while (waiting != nullptr && !kept.allowed.allow(waiting->translation.access)) waiting = waiting->internal.next;
+  if (waiting != nullptr) ++statistics_.prefetch_used;
+  kept.is_untried = waiting == nullptr;
+  caches_.fill(entry.tag, entry.translation.address, kept, entry.began.translations);
+  caches_.fill_port(entry.port, entry.translation, entry.tag, kept, entry.began.ports);
+}
+
 // A refusal is nobody's fault: whoever waits for the page meanwhile walks for itself.
 void IommuUnit::prefetch_finished(MissEntry& entry, const TranslationResponse& response) {
   for (std::size_t kind = 0; kind < kAccessKinds; ++kind) statistics_.reads[kind] += entry.accounts->reads()[kind];
   const auto* translation = std::get_if<Translation>(&response);
   if (translation != nullptr) {
-    if (is_cacheable(entry.translation, *translation)) {
-      caches_.fill(entry.tag, entry.translation.address, *translation, entry.began.translations);
-      caches_.fill_port(entry.port, entry.translation, entry.tag, CachedTranslation::of(*translation),
-                        entry.began.ports);
-    }
+    if (is_cacheable(entry.translation, *translation)) keep_prefetched(entry, *translation);
   } else if (const auto stall = std::get<Fault>(response).stall) {
     core_.withdraw_stall(*stall);
   }

@@ -41,6 +41,15 @@ class StallUnit : public FamilyUnit {
     EXPECT_FALSE(is_done(id));
     return id;
   }
+  // Stalls at one page after another until a record finds the queue full; how many that took.
+  std::uint64_t fill_record_queue() {
+    std::uint64_t count = 0;
+    for (std::uint64_t before = ~0ULL; writes(AccessKind::Event) != before; ++count) {
+      before = writes(AccessKind::Event);
+      (void)stall(missing(count));
+    }
+    return count;
+  }
   void resume(std::size_t id, StallResolution::Action action, Termination termination = Termination::Abort) {
     resolve({.requester = request(id).translation.requester,
              .tag = fault(id)->stall,
@@ -163,15 +172,29 @@ TEST_P(Stall, FencePassesStalledTransactionsButNotTheirRecords) {
   EXPECT_FALSE(u.is_done(walking)) << "software knows of it and decides";
 }
 
+// The invalidation takes effect while the walk is under way; the fault's record then finds the queue full. Kills: a
+// stall that rests for good on what a fence has declared gone, because only what came after it outdates it.
+TEST_P(Stall, AnInvalidationDuringTheWalkOutdatesItsStall) {
+  StallUnit u(*GetParam());
+  const std::uint64_t count = u.fill_record_queue();
+  const std::uint64_t held = u.counts().held;
+  const std::size_t walking = u.submit(missing(count));
+  u.invalidate_all_and_fence(1);
+  while (u.counts().held == held) ASSERT_TRUE(u.calendar.step(Picoseconds(INT64_MAX)));
+  const auto global = static_cast<std::size_t>(InvalidationClass::IotlbGlobal);
+  ASSERT_EQ(u.unit.statistics().invalidation.scopes[global], 1U) << "it had begun when the walk ended";
+  ASSERT_EQ(u.status(), 0U);
+  u.map(missing(count));
+  u.run();
+  EXPECT_EQ(u.status(), 1U);
+  EXPECT_EQ(u.address(walking), Hpa(kFrames + missing(count)));
+}
+
 // More stalls than the record queue holds. Kills: a record written after a fence that rests on tables invalidated
 // before it; a transaction that is retried although software knows of it; a retried one that is forgotten.
 TEST_P(Stall, UnrecordedStallsAreTranslatedAnewAfterInvalidationAndFence) {
   StallUnit u(*GetParam());
-  std::uint64_t count = 0;
-  for (std::uint64_t before = ~0ULL; u.writes(AccessKind::Event) != before; ++count) {
-    before = u.writes(AccessKind::Event);
-    (void)u.stall(missing(count));
-  }
+  const std::uint64_t count = u.fill_record_queue();
   const std::uint64_t recorded = u.writes(AccessKind::Event);
   ASSERT_EQ(recorded, count - 1) << "the last one found the queue full";
   for (std::uint64_t n = 0; n < count; ++n) u.map(missing(n));

@@ -2,6 +2,7 @@
 #include "sim/tlm/translation_caches.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace iommu {
 
@@ -85,10 +86,10 @@ const CachedTranslation* TranslationCaches::find_global(const WalkTag& tag, Iova
   });
 }
 
-void TranslationCaches::fill(const WalkTag& tag, Iova address, const Translation& translation, Epoch began) {
+void TranslationCaches::fill(const WalkTag& tag, Iova address, const CachedTranslation& translation, Epoch began) {
   const std::uint8_t lg2 = translation.page_lg2;
   const BlockKey key = leaf(tag, address.value(), lg2, translation.attributes.is_global);
-  const bool filled = cache_for(lg2).fill(key, CachedTranslation::of(translation), began);
+  const bool filled = cache_for(lg2).fill(key, translation, began);
   if (filled) sizes_.add(lg2);
   has_globals_ = has_globals_ || (filled && key.is_global);
   ++(filled ? statistics_.iotlb.fills : statistics_.iotlb.fills_dropped);
@@ -127,6 +128,36 @@ void TranslationCaches::fill_port(std::uint8_t port, const TranslationRequest& r
   };
   if (has_first_level_) fill(tlbs.first_level, statistics_.first_level);
   if (has_port_tlb_) fill(tlbs.main, statistics_.port_tlb);
+}
+
+CachedTranslation* TranslationCaches::peek(const WalkTag& tag, Iova address) {
+  return sizes_.first([&](std::uint8_t lg2) -> CachedTranslation* {
+    CachedTranslation* own = cache_for(lg2).peek(block(tag, address.value(), lg2));
+    return own != nullptr || !has_globals_ ? own : cache_for(lg2).peek(leaf(tag, address.value(), lg2, true));
+  });
+}
+
+void TranslationCaches::count_first_use(const WalkTag& tag, Iova address) {
+  if (CachedTranslation* found = peek(tag, address); found != nullptr && std::exchange(found->is_untried, false))
+    ++statistics_.prefetch_used;
+}
+
+// The IOTLB's copy, where it still is, knows whether another port was first.
+void TranslationCaches::count_first_use(std::uint8_t port, const TranslationRequest& request) {
+  PortTlbs& tlbs = port_of(port);
+  std::optional<WalkTag> tag;
+  (void)port_sizes_.first([&](std::uint8_t lg2) -> CachedTranslation* {
+    const RequesterBlockKey key{who_is(request), request.address.value() >> lg2, lg2};
+    for (PortTlb* tlb : {&tlbs.first_level, &tlbs.main}) {
+      CachedTranslation* copy = tlb->peek(key);
+      if (copy == nullptr) continue;
+      copy->is_untried = false;
+      tag = tlb->stored_key(key)->who.tag;
+    }
+    return nullptr;
+  });
+  if (tag && peek(*tag, request.address) != nullptr) return count_first_use(*tag, request.address);
+  ++statistics_.prefetch_used;
 }
 
 bool TranslationCaches::holds(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag) const {

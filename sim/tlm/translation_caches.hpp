@@ -97,9 +97,10 @@ struct CachedTranslation {
   Permissions allowed;
   MemoryAttributes attributes;
   std::uint8_t page_lg2 = kPageLg2;
+  bool is_untried = false;  // walked ahead of demand, which has not come yet
 
   [[nodiscard]] static CachedTranslation of(const Translation& t) {
-    return {t.address.aligned_down(t.page_lg2), t.allowed, t.attributes, t.page_lg2};
+    return {t.address.aligned_down(t.page_lg2), t.allowed, t.attributes, t.page_lg2, false};
   }
   [[nodiscard]] Translation at(Iova address) const {
     return {page + Bytes(address.offset_in(page_lg2)), page_lg2, allowed, attributes, false};
@@ -147,7 +148,10 @@ class TranslationCaches {
     const CachedTranslation* found = find_tagged(tag, address);
     return found == nullptr && has_globals_ && tag.asid ? find_global(tag, address) : found;
   }
-  void fill(const WalkTag& tag, Iova address, const Translation& translation, Epoch began);
+  void fill(const WalkTag& tag, Iova address, const Translation& translation, Epoch began) {
+    fill(tag, address, CachedTranslation::of(translation), began);
+  }
+  void fill(const WalkTag& tag, Iova address, const CachedTranslation& translation, Epoch began);
 
   // Of the TLBs of ports.
   [[nodiscard]] bool has_first_level() const { return has_first_level_; }
@@ -160,6 +164,10 @@ class TranslationCaches {
   // Both levels, as far as they exist.
   void fill_port(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag,
                  const CachedTranslation& translation, Epoch began);
+  // A request was answered by an untried translation, of the IOTLB or of a port: none of its copies is from now on.
+  void count_first_use(const WalkTag& tag, Iova address);
+  void count_first_use(std::uint8_t port, const TranslationRequest& request);
+
   // Whether a request from this port would hit somewhere; counts and marks nothing.
   [[nodiscard]] bool holds(std::uint8_t port, const TranslationRequest& request, const WalkTag& tag) const;
 
@@ -197,6 +205,8 @@ class TranslationCaches {
   [[nodiscard]] PortTlbs& port_of(std::uint8_t port) { return ports_[port % ports_.size()]; }
   const CachedTranslation* find_at(PortTlb& tlb, const TranslationRequest& request, CacheCounts& counts);
   const CachedTranslation* find_tagged(const WalkTag& tag, Iova address);
+  // In the IOTLB; counts and marks nothing.
+  CachedTranslation* peek(const WalkTag& tag, Iova address);
   const CachedTranslation* find_global(const WalkTag& tag, Iova address);
   std::vector<TableCache>& tables_of(Stage stage) { return stage == Stage::Stage1 ? stage1_ : stage2_; }
   std::array<CacheCounts, 5>& counts_of(Stage stage) {

@@ -225,6 +225,40 @@ TEST(Prefetch, DemandJoinsAWalkAhead) {
   EXPECT_EQ(m.core.recorded[0].access, Access::Write);
 }
 
+// Kills: a use that is counted for each copy, each port or each request; one by a request that waited for the walk, or
+// from the shared part, that is not counted; a demanded walk's translation that counts.
+TEST(Prefetch, EachTranslationIsUsedOnce) {
+  for (const bool has_ports : {false, true}) {
+    IommuParameters p = has_ports ? two_tiers() : IommuParameters{};
+    p.prefetch_pages = 2;
+    Machine m(p);
+    map_pages(m, 12);
+    const IommuStatistics& s = m.statistics();
+    (void)m.latency_of(page(0));
+    EXPECT_EQ(s.prefetched, 2U);
+    EXPECT_EQ(s.prefetch_used, 0U);
+    (void)m.latency_of(page(0));
+    EXPECT_EQ(s.prefetch_used, 0U) << "demanded";
+    for (const std::uint8_t port : std::array<std::uint8_t, 4>{1, 0, 0, 1}) {
+      (void)at(m, port, page(1));  // of the second port first, which finds it in the shared part
+      m.run();
+      EXPECT_EQ(s.prefetch_used, 1U);
+    }
+    for (const std::uint8_t port : std::array<std::uint8_t, 3>{0, 0, 1}) {
+      (void)at(m, port, page(2));
+      m.run();
+      EXPECT_EQ(s.prefetch_used, 2U);
+    }
+    const std::size_t first = m.submit(page(6));
+    while (!m.completed(first)) m.calendar().step(Picoseconds(INT64_MAX));
+    (void)m.submit(page(7));
+    m.run();
+    EXPECT_EQ(s.prefetch_used, 3U) << "it waited for the walk ahead";
+    (void)m.latency_of(page(7));
+    EXPECT_EQ(s.prefetch_used, 3U);
+  }
+}
+
 // An invalidation comes while a page is walked ahead, after its old entry was read. Kills: the old translation in any
 // cache, a fence that is signalled while the walk still reads tables that software is about to free.
 TEST(Prefetch, InvalidationLeavesNothingStaleAndItsFenceWaits) {

@@ -75,6 +75,11 @@ class AssociativeCache {
     return slot ? &entries_[*slot].value : nullptr;
   }
 
+  [[nodiscard]] Value* peek(const Key& key) {
+    const auto slot = slot_of(key);
+    return slot ? &entries_[*slot].value : nullptr;
+  }
+
   // The key under which it is stored, whose tags may say more than the one it is looked for by; null on a miss.
   [[nodiscard]] const Key* stored_key(const Key& key) const {
     const auto slot = slot_of(key);
