@@ -50,6 +50,7 @@ class StallUnit : public FamilyUnit {
     }
     return count;
   }
+  void wait(Picoseconds time) { calendar.skip_to(calendar.now() + time); }
   void resume(std::size_t id, StallResolution::Action action, Termination termination = Termination::Abort) {
     resolve({.requester = request(id).translation.requester,
              .tag = fault(id)->stall,
@@ -61,6 +62,16 @@ class StallUnit : public FamilyUnit {
     invalidate({.kind = InvalidationKind::Iotlb});
     fence(value);
     ring_doorbell();
+  }
+  void invalidate_page_and_fence(std::uint64_t page, std::uint32_t value) {
+    invalidate({.kind = InvalidationKind::Iotlb,
+                .domain = DomainTag(7),
+                .range = AddressRange{page, page + kPageSize.value() - 1},
+                .stage1_only = true});
+    fence(value);
+    ring_doorbell();
+    run();
+    EXPECT_EQ(status(), value);
   }
   [[nodiscard]] const StallCounts& counts() const { return unit.statistics().stalls; }
 
@@ -90,6 +101,7 @@ TEST_P(Stall, RetriedTransactionIsTranslatedAnew) {
   const std::size_t id = u.stall(kMissing);
   EXPECT_EQ(u.writes(AccessKind::Event), 1U);
   EXPECT_EQ(u.unit.pending(), 1U);
+  u.wait(10_us);
   u.resume(id, kRetry);
   EXPECT_FALSE(u.is_done(id)) << "nothing has changed: it stalls again";
   EXPECT_EQ(u.writes(AccessKind::Event), 2U);
@@ -98,9 +110,17 @@ TEST_P(Stall, RetriedTransactionIsTranslatedAnew) {
   EXPECT_EQ(u.address(id), Hpa(kFrames + kMissing));
   const UnitRequest& r = u.request(id);
   EXPECT_EQ(r.split.total(), r.completed - r.arrival);
-  EXPECT_GT(r.split.stalled, 0_ps);
-  EXPECT_EQ(u.counts().held, 2U);
-  EXPECT_EQ(u.counts().retried, 2U);
+  EXPECT_GT(r.split.stalled, 10_us) << "both times";
+  EXPECT_EQ(r.path, UnitPath::Miss);
+  const std::size_t again = u.stall(missing(1));
+  u.map(missing(1));
+  (void)u.submit(missing(1), u.kDisk);
+  u.run();
+  u.resume(again, kRetry);
+  EXPECT_EQ(u.request(again).path, UnitPath::Hit) << "by what the other brought";
+  EXPECT_EQ(u.counts().wait.count(), 2U);
+  EXPECT_EQ(u.counts().held, 3U);
+  EXPECT_EQ(u.counts().retried, 3U);
   EXPECT_EQ(u.unit.pending(), 0U);
   EXPECT_EQ(u.unit.statistics().faulted, 0U);
 }
@@ -110,9 +130,12 @@ TEST_P(Stall, TerminatedTransactionEndsAsSoftwareSays) {
   StallUnit u(*GetParam());
   for (const Termination how : {Termination::Abort, Termination::ReadsZero}) {
     const std::size_t id = u.stall(kMissing);
+    u.wait(10_us);
+    u.resume(id, kRetry);
     const std::uint64_t recorded = u.writes(AccessKind::Event);
     u.resume(id, kTerminate, how);
     ASSERT_TRUE(u.is_done(id));
+    EXPECT_GT(u.request(id).split.stalled, 10_us);
     EXPECT_EQ(u.fault(id)->termination, how);
     EXPECT_FALSE(u.fault(id)->stall);
     EXPECT_EQ(u.writes(AccessKind::Event), recorded);
@@ -175,14 +198,19 @@ TEST_P(Stall, FencePassesStalledTransactionsButNotTheirRecords) {
 // The invalidation takes effect while the walk is under way; the fault's record then finds the queue full. Kills: a
 // stall that rests for good on what a fence has declared gone, because only what came after it outdates it.
 TEST_P(Stall, AnInvalidationDuringTheWalkOutdatesItsStall) {
-  StallUnit u(*GetParam());
+  IommuParameters slow;
+  slow.timing.table_read_issue = 10_us;
+  StallUnit u(*GetParam(), slow);
   const std::uint64_t count = u.fill_record_queue();
   const std::uint64_t held = u.counts().held;
   const std::size_t walking = u.submit(missing(count));
+  u.calendar.run_until(u.calendar.now() + slow.timing.table_read_issue);
   u.invalidate_all_and_fence(1);
-  while (u.counts().held == held) ASSERT_TRUE(u.calendar.step(Picoseconds(INT64_MAX)));
+  u.calendar.run_until(u.calendar.now() + slow.timing.table_read_issue);
   const auto global = static_cast<std::size_t>(InvalidationClass::IotlbGlobal);
-  ASSERT_EQ(u.unit.statistics().invalidation.scopes[global], 1U) << "it had begun when the walk ended";
+  ASSERT_EQ(u.unit.statistics().invalidation.scopes[global], 1U);
+  ASSERT_EQ(u.counts().held, held) << "the walk reads on";
+  while (u.counts().held == held) ASSERT_TRUE(u.calendar.step(Picoseconds(INT64_MAX)));
   ASSERT_EQ(u.status(), 0U);
   u.map(missing(count));
   u.run();
@@ -222,6 +250,124 @@ TEST_P(Stall, MoreThanTheUnitCanNameWaitForATag) {
   u.resume(ids[1], kTerminate);
   EXPECT_TRUE(u.address(ids[named + 1]) && u.address(ids[named + 2]));
   EXPECT_EQ(u.counts().held, named + 1);
+  EXPECT_EQ(u.counts().deferred, 3U) << "nobody was woken for nothing";
+}
+
+// Kills: a tag that a retried transaction gives back and nobody gets; who waits for a tag woken by one that is not
+// free, or let past those who have waited longer; waiting ones that end with a tag still to come.
+TEST_P(Stall, TagsPassInOrderToWhoWaits) {
+  StallUnit u(*GetParam());
+  std::vector<std::size_t> ids;
+  while (u.counts().deferred < 3) ids.push_back(u.stall(missing(ids.size())));
+  const std::size_t named = ids.size() - 3;
+  const auto has_tag = [&](std::size_t n) { return u.fault(ids[n])->stall.has_value(); };
+  u.resume(ids[0], kRetry);
+  EXPECT_TRUE(has_tag(0)) << "it stalls again, under the tag that it gave back";
+  EXPECT_EQ(u.counts().deferred, 3U);
+  u.map(missing(0));
+  u.resume(ids[0], kRetry);
+  EXPECT_TRUE(u.address(ids[0]));
+  EXPECT_TRUE(has_tag(named) && !has_tag(named + 1) && !has_tag(named + 2));
+  EXPECT_EQ(u.counts().deferred, 3U);
+  // One that had waited gives its tag on as any other.
+  u.resume(ids[named], kTerminate);
+  EXPECT_TRUE(has_tag(named + 1) && !has_tag(named + 2));
+  EXPECT_EQ(u.counts().deferred, 3U);
+  // All end, those without a tag too, and nobody is woken by what had none to give.
+  const std::size_t other = u.stall(missing(ids.size()), u.kDisk);
+  EXPECT_EQ(u.counts().deferred, 4U);
+  u.resolve({.requester = u.kNic});
+  u.run();
+  EXPECT_TRUE(u.is_done(ids[named + 2]));
+  EXPECT_FALSE(u.fault(ids[named + 2])->awaits_stall);
+  EXPECT_FALSE(u.is_done(other));
+  EXPECT_TRUE(u.fault(other)->stall);
+  EXPECT_EQ(u.counts().deferred, 4U);
+  u.resolve({.requester = u.kDisk});
+  u.run();
+  EXPECT_EQ(u.unit.pending(), 0U);
+  EXPECT_EQ(u.unit.waits_for(), "");
+}
+
+// Kills: one that was woken, and came too late for the tag, put behind those that have waited less.
+TEST_P(Stall, WhoWasWokenForNothingIsTheNextAgain) {
+  IommuParameters slow;
+  slow.timing.table_read_issue = 10_us;
+  StallUnit u(*GetParam(), slow);
+  std::vector<std::size_t> ids;
+  while (u.counts().deferred < 2) ids.push_back(u.stall(missing(ids.size())));
+  const std::size_t woken = ids.size() - 2, last = ids.size() - 1;
+  const std::size_t quicker = u.submit(missing(ids.size()));
+  u.calendar.run_until(u.calendar.now() + slow.timing.table_read_issue * 2);
+  u.resume(ids[0], kTerminate);
+  EXPECT_TRUE(u.fault(quicker)->stall) << "its walk had begun before";
+  EXPECT_FALSE(u.fault(ids[woken])->stall);
+  u.resume(ids[1], kTerminate);
+  EXPECT_TRUE(u.fault(ids[woken])->stall);
+  EXPECT_FALSE(u.fault(ids[last])->stall);
+}
+
+// Kills: a tag that an invalidation takes back and that nobody gets.
+TEST_P(Stall, ATagThatIsTakenBackGoesToWhoWaits) {
+  StallUnit u(*GetParam());
+  std::vector<std::size_t> ids;
+  while (u.counts().deferred < 1) ids.push_back(u.stall(missing(ids.size())));
+  const std::size_t unrecorded = ids.size() - 2;
+  ASSERT_LT(u.writes(AccessKind::Event), ids.size() - 1) << "the queue is smaller than the tags are many";
+  u.map(missing(unrecorded));
+  u.invalidate_page_and_fence(missing(unrecorded), 1);
+  EXPECT_EQ(u.address(ids[unrecorded]), Hpa(kFrames + missing(unrecorded)));
+  EXPECT_TRUE(u.fault(ids.back())->stall);
+}
+
+IommuParameters one_slot() {
+  IommuParameters p;
+  p.port_tlb = {.entries = 8, .ways = 0};
+  p.timing.message_latency = 8_ns;
+  p.translation_slots = 1;
+  return p;
+}
+
+// A stalled transaction keeps its translation slot. Kills: a slot that is lost, freed twice or handed on by nobody,
+// however the stall ends; followers that wait for a decision on another's fault.
+TEST_P(Stall, SlotsAreKeptAndGivenBack) {
+  for (const auto end : {kRetry, kTerminate}) {
+    StallUnit u(*GetParam(), one_slot());
+    const std::size_t stalled = u.submit(kMissing);
+    const std::size_t follower = u.submit(kMissing);
+    u.run();
+    EXPECT_EQ(u.unit.statistics().slot_merges, 1U);
+    const std::size_t behind = u.submit(kMapped);
+    u.run();
+    EXPECT_FALSE(u.is_done(stalled) || u.is_done(follower) || u.is_done(behind));
+    EXPECT_EQ(u.counts().held, 1U) << "the follower waits for the slot, no longer for the answer";
+    u.map(kMissing);
+    u.resume(stalled, end);
+    EXPECT_TRUE(u.is_done(stalled));
+    EXPECT_EQ(u.address(stalled).has_value(), end == kRetry);
+    EXPECT_EQ(u.address(follower), Hpa(kFrames + kMissing));
+    EXPECT_EQ(u.address(behind), Hpa(kFrames + kMapped));
+    for (std::uint64_t n = 1; n < 4; ++n) {
+      u.map(missing(n));
+      const std::size_t later = u.submit(missing(n));
+      u.run();
+      EXPECT_EQ(u.address(later), Hpa(kFrames + missing(n)));
+    }
+    EXPECT_EQ(u.unit.pending(), 0U);
+  }
+}
+
+// Kills: an invalidation of other pages that takes back a stall which does not rest on them.
+TEST_P(Stall, OnlyStallsThatRestOnWhatWasInvalidatedAreTakenBack) {
+  StallUnit u(*GetParam());
+  const std::uint64_t count = u.fill_record_queue();
+  const std::uint64_t last = missing(count - 1);
+  u.map(last);
+  u.invalidate_page_and_fence(kMapped, 1);
+  EXPECT_FALSE(u.is_done(count - 1));
+  EXPECT_EQ(u.counts().held, count);
+  u.invalidate_page_and_fence(last, 2);
+  EXPECT_EQ(u.address(count - 1), Hpa(kFrames + last));
 }
 
 // Kills: transactions that outlive the unit's being switched off.

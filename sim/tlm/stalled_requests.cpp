@@ -9,7 +9,6 @@ std::vector<UnitRequest*> StalledRequests::take(const StallResolution& resolutio
            (!resolution.tag || fault_of(request).stall == resolution.tag);
   };
   std::vector<UnitRequest*> taken = take_if(held_, is_meant);
-  if (resolution.tag) return taken;
   const std::vector<UnitRequest*> unrecorded = take_if(deferred_, is_meant);
   taken.insert(taken.end(), unrecorded.begin(), unrecorded.end());
   return taken;

@@ -33,7 +33,7 @@ class StalledRequests {
   template <class Withdraw>
   [[nodiscard]] std::vector<UnitRequest*> take_outdated(Withdraw&& withdraw) {
     return take_if(held_, [&](UnitRequest& request) {
-      return std::exchange(request.internal.is_outdated, false) && withdraw(*fault_of(request).stall);
+      return request.internal.is_outdated && withdraw(*fault_of(request).stall);
     });
   }
   // The oldest deferred request, off the queue; null when there is none.

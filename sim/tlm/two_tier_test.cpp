@@ -136,6 +136,25 @@ TEST(TwoTiers, RequestsToOnePageShareASlot) {
   EXPECT_EQ(m.statistics().lookups, 3U);
 }
 
+// Kills: a wait for an answer that the port will not keep, or that is another device's.
+TEST(TwoTiers, OnlyWhoTheAnswerCanServeWaitsForIt) {
+  IommuParameters p = two_tiers();
+  p.translation_slots = 4;
+  Machine m(p);
+  map_pages(m, 2);
+  constexpr RequesterId kOther(0x0200);
+  m.tables.attach(m.core, kOther, ContextKind::Stage2, Hpa(), m.root, Machine::kDomain);
+  for (int n = 0; n < 2; ++n)
+    (void)m.submit(
+        {.requester = Machine::kNic, .pasid = {}, .address = page(0), .type = AddressType::TranslationRequest});
+  (void)m.submit(page(1));
+  const std::size_t other = m.submit(page(1), Access::Read, kOther);
+  m.run();
+  EXPECT_EQ(m.statistics().slot_merges, 0U);
+  EXPECT_EQ(m.address(other), frame(1));
+  EXPECT_FALSE(m.request(other).internal.slot) << "and gives its own back";
+}
+
 // Walks ahead -------------------------------------------------------------------------------------------------------
 
 std::uint64_t misses(std::uint32_t prefetch_pages, bool sequential) {

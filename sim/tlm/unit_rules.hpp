@@ -20,7 +20,7 @@ namespace iommu {
 }
 
 [[nodiscard]] inline bool is_cacheable(const TranslationRequest& request, const Translation& translation) {
-  return !translation.is_bypass && !translation.allowed.none() && uses_caches(request);
+  return !translation.is_bypass && uses_caches(request);
 }
 
 }  // namespace iommu
