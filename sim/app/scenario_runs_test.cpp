@@ -230,17 +230,17 @@ TEST(ScenarioRuns, AnotherSeedGivesOtherRandomTraffic) {
 }
 
 const std::string kPrefetching =
-    replaced(replaced(kSmoke, "platform: intel_server",
+    replaced(replaced(kLazy, "platform: intel_server",
                       "platform:\n  extends: intel_server\n  name: ahead\n  iommu:\n"
                       "    prefetch_pages: {value: 2, source: test, mark: guess}"),
-             "strategies: [passthrough, pv_iommu, nested, emulated_viommu]", "strategies: [pv_iommu]");
+             "strategies: [passthrough, pv_iommu, nested, emulated_viommu]", "strategies: [nested]");
 
-// Kills: walks ahead that are reported where the unit has none, more uses than translations, neither counted.
+// Kills: walks ahead that are reported where the unit has none; translations or uses that nobody counts.
 TEST(ScenarioRuns, WalksAheadAreReportedWhereTheUnitHasThem) {
   for (const RunResult& run : runs_of(kSmoke)) EXPECT_FALSE(run.find("prefetch.translations").has_value());
   for (const RunResult& run : runs_of(kPrefetching)) {
     EXPECT_GT(value(run, "prefetch.used"), 0);
-    EXPECT_GE(value(run, "prefetch.translations"), value(run, "prefetch.used"));
+    EXPECT_GT(value(run, "prefetch.translations"), 0);
     EXPECT_FALSE(run.find("stall.transactions").has_value());
   }
 }

@@ -77,7 +77,7 @@ inline constexpr std::array kMetrics{
   MetricRow{"walk.fills_dropped",    "1",      Better::Neither, Digits::Integer, Shown::InFiles, "Walks overtaken by an invalidation, whose result was used once and not cached"},
   // Only where the unit walks ahead of demand.
   MetricRow{"prefetch.translations", "1",      Better::Neither, Digits::Integer, Shown::InFiles, "Translations that walks ahead of demand brought"},
-  MetricRow{"prefetch.used",         "1",      Better::Higher,  Digits::Integer, Shown::InFiles, "of them, those that a request was answered by; each counts once"},
+  MetricRow{"prefetch.used",         "1",      Better::Higher,  Digits::Integer, Shown::InFiles, "Translations walked ahead that a request was answered by for the first time"},
   // Only where transactions stalled.
   MetricRow{"stall.transactions",    "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "Transactions that faulted, waited for software and have ended"},
   MetricRow{"stall.terminated",      "1",      Better::Lower,   Digits::Integer, Shown::InFiles, "of them, those that software ended instead of retrying"},

@@ -331,6 +331,15 @@ IommuParameters one_slot() {
 // A stalled transaction keeps its translation slot. Kills: a slot that is lost, freed twice or handed on by nobody,
 // however the stall ends; followers that wait for a decision on another's fault.
 TEST_P(Stall, SlotsAreKeptAndGivenBack) {
+  {
+    IommuParameters p = one_slot();
+    p.translation_slots = 2;
+    StallUnit u(*GetParam(), p);
+    (void)u.submit(kMissing);
+    (void)u.submit(kMissing);
+    u.run();
+    EXPECT_EQ(u.counts().held, 2U) << "the follower took the free slot";
+  }
   for (const auto end : {kRetry, kTerminate}) {
     StallUnit u(*GetParam(), one_slot());
     const std::size_t stalled = u.submit(kMissing);
