@@ -51,6 +51,28 @@ TEST_P(XenAssign, ADeviceThatIsTakenAwayReachesNothing) {
   EXPECT_EQ(m.reattach(m.guest(), kCard, 0), Errno::NoDevice);
   EXPECT_EQ(m.xen.assign_device(m.cpu, *m.other, {.requester = kCard}).run(), Errno::Ok);
 }
+// A move waits for a lock while its target is freed. Kills: a device in a context that is gone.
+TEST_P(XenAssign, AMoveWhoseTargetIsFreedMeanwhileIsInvalid) {
+  Machine m(family());
+  const std::uint16_t context = m.alloc(m.guest());
+  Stepper stepper(m.host);
+  CpuPort& holder = stepper.add_cpu();
+  SpinLock& home = m.guest().default_context->lock;
+  const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
+  auto holding = hold(holder, home);
+  holding.start();
+  auto moving = m.xen.reattach(stepper.add_cpu(), m.guest(), kNic, m.context(m.guest(), context));
+  moving.start();
+  stepper.run();
+  ASSERT_FALSE(moving.done());
+  ASSERT_EQ(m.free(m.guest(), context), Errno::Ok);
+  holder.release(home);
+  stepper.run();
+  ASSERT_TRUE(moving.done());
+  EXPECT_EQ(moving.result(), Errno::Invalid);
+  EXPECT_EQ(m.guest().devices.at(kNic).context, m.guest().default_context.get());
+  EXPECT_EQ(m.reach(kNic, Dfn(3)), m.frame(m.guest(), Gfn(3)));
+}
 // Assignment waits for context 0 while the guest, which sees the device already, moves it. Kills: a device that ends in
 // a context of a domain which does not have it.
 TEST_P(XenAssign, AGuestCannotMoveADeviceThatIsOnItsWayIn) {

@@ -75,6 +75,32 @@ TEST_P(XenGroups, ASharedIdIsBlockedWhenTheLastDeviceLeaves) {
   ASSERT_EQ(m.xen.deassign_device(m.cpu, m.guest(), kFirst).run(), Errno::Ok);
   EXPECT_EQ(m.reach(kBridged, Dfn(3)), std::nullopt);
 }
+// Kills: an entry of one unit that is given to a device behind another one.
+TEST_P(XenGroups, ASharedIdIsAnotherOneBehindAnotherUnit) {
+  MachineOptions options = permissive();
+  options.units = 2;
+  Machine m(family(), options);
+  DeviceSetting far = behind_bridge(kSecond);
+  far.unit = 1;
+  m.assign(m.guest(), behind_bridge(kFirst));
+  m.assign(*m.other, far);
+  ASSERT_EQ(m.reach(kBridged, Dfn(3)), m.frame(m.guest(), Gfn(3)));
+  ASSERT_EQ(m.xen.deassign_device(m.cpu, m.guest(), kFirst).run(), Errno::Ok);
+  EXPECT_EQ(m.reach(kBridged, Dfn(3)), std::nullopt);
+}
+// A context's own setting changes (as a virtual unit's guest makes it). Kills: a shared id that comes along although it
+// leads to another device's context.
+TEST_P(XenGroups, ASharedIdStaysWithItsDeviceWhenAnothersContextChanges) {
+  Machine m(family());
+  const std::uint16_t context = m.alloc(m.guest());
+  m.assign(m.guest(), behind_bridge(kFirst));
+  ASSERT_EQ(m.reattach(m.guest(), kFirst, context), Errno::Ok);
+  m.assign(m.guest(), behind_bridge(kSecond));
+  ASSERT_EQ(m.reach(kBridged, Dfn(3)), m.frame(m.guest(), Gfn(3)));
+  IoContext& changed = m.context(m.guest(), context);
+  EXPECT_EQ(m.xen.refresh(m.cpu, m.guest(), changed, changed.setting_on(0)).run(), Errno::Ok);
+  EXPECT_EQ(m.reach(kBridged, Dfn(3)), m.frame(m.guest(), Gfn(3)));
+}
 // Function 0 of the bus is a device itself: its id is the shared one. Kills: an entry that is blocked as its own.
 TEST_P(XenGroups, ADeviceWhoseOwnIdIsSharedLeavesItToTheOthers) {
   Machine m(family());
