@@ -29,6 +29,10 @@ TEST_P(XenAssign, NoRequesterIdBelongsToTwoDevices) {
   m.assign(m.guest(), {.requester = kCard, .phantom_functions = {kPhantom}});
   EXPECT_EQ(m.xen.assign_device(m.cpu, *m.other, {.requester = kPhantom}).run(), Errno::Busy);
   EXPECT_EQ(m.reach(kPhantom, Dfn(3)), m.frame(m.guest(), Gfn(3)));
+  constexpr RequesterId kBridge = RequesterId::bdf(7, 0, 0);  // no id of its own is programmed
+  m.assign(m.guest(), {.requester = kBridge, .device_class = DeviceClass::Bridge});
+  EXPECT_EQ(m.xen.assign_device(m.cpu, *m.other, {.requester = kBridge, .device_class = DeviceClass::Bridge}).run(),
+            Errno::Busy);
 }
 TEST_P(XenAssign, AUnitThatDoesNotExistIsNoDevice) {
   Machine m(family());

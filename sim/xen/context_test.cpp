@@ -255,6 +255,40 @@ TEST_P(XenFree, ADyingContextAcceptsNothing) {
   EXPECT_EQ(m.xen.references().total(), 0U);
 }
 
+// Calls that found the context alive and then queued for its lock behind the one that frees it. Kills: a change of a
+// context that is about to be torn down.
+TEST_P(XenFree, ACallThatQueuedBehindTheFreeChangesNothing) {
+  for (const Subop subop : {Subop::MapPages, Subop::UnmapPages}) {
+    Machine m(family());
+    const std::uint16_t context = m.alloc(m.guest());
+    ASSERT_EQ(m.map(m.guest(), context, Dfn(7), Gfn(7), 1).status, Errno::Ok);
+    Stepper stepper(m.host);
+    CpuPort& holder = stepper.add_cpu();
+    SpinLock& lock = m.context(m.guest(), context).lock;
+    const auto hold = [](CpuPort& cpu, SpinLock& taken) -> Task<void> { co_await cpu.acquire(taken); };
+    auto holding = hold(holder, lock);
+    holding.start();
+    const auto start = [&](Subop what, auto argument, Gpa at) {
+      EXPECT_TRUE(m.guest().memory.write(at, std::as_bytes(std::span(&argument, 1))));
+      auto call = m.op.call(stepper.add_cpu(), m.guest(), static_cast<std::uint32_t>(what), at);
+      call.start();
+      stepper.run();
+      return call;
+    };
+    auto freeing = start(Subop::FreeContext, abi::FreeContext{.ctx_no = context}, Gpa(0x20000));
+    auto changing = subop == Subop::MapPages
+                        ? start(subop, Machine::map_argument(context, Dfn(9), Gfn(9), 1), Gpa(0x21000))
+                        : start(subop, Machine::unmap_argument(context, Dfn(7), 1), Gpa(0x21000));
+    ASSERT_FALSE(freeing.done() || changing.done());
+    holder.release(lock);
+    stepper.run();
+    ASSERT_TRUE(freeing.done() && changing.done());
+    EXPECT_EQ(freeing.result(), 0);
+    EXPECT_EQ(changing.result(), static_cast<std::int64_t>(Errno::Invalid));
+    EXPECT_EQ(m.xen.references().total(), 0U);
+  }
+}
+
 // Calls of two vCPUs at the same time, in many orders. Kills (Z9): a number given twice or never again, a context that
 // is used after it is gone.
 TEST_P(XenFree, ConcurrentAllocMapAndFreeKeepTheirBooks) {

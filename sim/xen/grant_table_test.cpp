@@ -161,7 +161,8 @@ TEST_P(XenGrants, EachUnmapOfACallHasItsOwnFlush) {
   }
 }
 
-// Kills: each of the checks left out; a refusal that leaves a mark, a handle, a reference or an entry.
+// Kills: each of the checks left out; another domain's frame granted on; a refusal that leaves a mark, a handle, a
+// reference or an entry.
 TEST_P(XenGrants, BadGrantsAreRefusedWithoutATrace) {
   const Gfn frame(0x55);
   const auto refused = [&](GrantStatus wanted, std::uint32_t ref, std::uint64_t word, Permissions permissions) {
@@ -181,6 +182,10 @@ TEST_P(XenGrants, BadGrantsAreRefusedWithoutATrace) {
   refused(GrantStatus::GeneralError, 8, with<kGrantEntry, "domid">(good, m_.guest().id.value()), kReadOnly);
   refused(GrantStatus::GeneralError, 8, with<kGrantEntry, "readonly">(good, 1), kReadWrite);
   refused(GrantStatus::BadPage, 8, with<kGrantEntry, "frame">(good, 0xffffffff), kReadOnly);
+  const Gfn lent(kGuestPages + 1);
+  ASSERT_TRUE(m_.guest().p2m.add({lent, 1, m_.frame(*m_.other, Gfn(9)), FrameType::Foreign}));
+  refused(GrantStatus::GeneralError, 8, with<kGrantEntry, "frame">(good, lent.value()), kReadOnly);
+  for (int i = 0; i < 401; ++i) ASSERT_EQ(status(map(8, kReadOnly)), GrantStatus::GeneralError) << "no handle is lost";
   write_entry(8, good);
   EXPECT_EQ(status(map({.flags = abi::kGrantReadOnly, .ref = 8, .dom = m_.guest().id.value()})),
             GrantStatus::BadGrantReference);

@@ -58,6 +58,42 @@ TEST_P(XenQuarantine, ADeviceLeavesQuarantineAndItsPagesReturn) {
   EXPECT_EQ(m.xen.table_bytes(), bytes);
   EXPECT_EQ(m.xen.unit(0).allocate_tag(), tag);
 }
+// Kills: a page that shows the device what somebody left in it.
+TEST_P(XenQuarantine, AScratchPageBeginsEmpty) {
+  Machine m(family(), {.xen = {.quarantine = Quarantine::ScratchPage}});
+  std::vector<Mfn> used;
+  for (int i = 0; i < 64; ++i) used.push_back(*m.frames->allocate());
+  for (const Mfn frame : used) m.host.write64(frame.address(), 7);
+  for (const Mfn frame : used) ASSERT_TRUE(m.frames->release(frame));
+  ASSERT_EQ(m.xen.deassign_device(m.cpu, m.guest(), kNic).run(), Errno::Ok);
+  const auto page = m.xen.scratch_page(kNic);
+  ASSERT_TRUE(page);
+  ASSERT_NE(std::find(used.begin(), used.end(), *page), used.end()) << "this test is about a page that is used again";
+  EXPECT_EQ(m.host.read64(page->address()), 0U);
+}
+// One free frame more each time. Kills: a scratch page that was not completed and keeps frames or a tag.
+TEST_P(XenQuarantine, AScratchPageThatCannotBeCompletedKeepsNothing) {
+  Machine m(family(), {.xen = {.quarantine = Quarantine::ScratchPage}});
+  std::vector<Mfn> hoard;
+  while (const auto frame = m.frames->allocate()) hoard.push_back(*frame);
+  const auto tag = m.xen.unit(0).allocate_tag();
+  ASSERT_TRUE(tag);
+  m.xen.unit(0).release_tag(*tag);
+  int refusals = 0;
+  for (;; ++refusals) {
+    ASSERT_LT(refusals, 10);
+    const std::uint64_t used = m.frames->used();
+    ASSERT_EQ(m.xen.deassign_device(m.cpu, m.guest(), kNic).run(), Errno::Ok);
+    if (m.xen.scratch_page(kNic)) break;
+    EXPECT_EQ(m.frames->used(), used);
+    EXPECT_EQ(m.xen.unit(0).allocate_tag(), tag);
+    m.xen.unit(0).release_tag(*tag);
+    m.assign(m.guest(), {.requester = kNic});
+    ASSERT_TRUE(m.frames->release(hoard.back()));
+    hoard.pop_back();
+  }
+  EXPECT_GT(refusals, 2);
+}
 // Kills: a page that goes back to the heap although its device may still write to it.
 TEST_P(XenQuarantine, AScratchPageWhoseFlushStaysUnansweredIsNotReused) {
   Machine m(family(), {.xen = {.quarantine = Quarantine::ScratchPage}});

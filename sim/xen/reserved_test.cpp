@@ -46,6 +46,29 @@ TEST_P(XenReserved, ARegionThatVanishesIsFlushed) {
   ASSERT_EQ(m.reattach(m.guest(), kCard, context), Errno::Ok);
   EXPECT_EQ(m.reach(kNic, kFirmware.first), std::nullopt);
 }
+// Another device may use the region until the entry is gone. Kills: an edit that relies on the flush of the move.
+TEST_P(XenReserved, ARegionThatIsUsedDuringTheMoveIsFlushedAfterwards) {
+  Machine m(family());
+  m.assign(m.guest(), {.requester = kCard, .reserved = {kFirmware}});
+  const std::uint16_t context = m.alloc(m.guest());
+  m.unit().before_command = [&](const CommandEffect& effect) {
+    if (effect.fence) (void)m.reach(kNic, kFirmware.first);
+  };
+  ASSERT_EQ(m.reattach(m.guest(), kCard, context), Errno::Ok);
+  m.unit().before_command = nullptr;
+  EXPECT_EQ(m.reach(kNic, kFirmware.first), std::nullopt);
+}
+// Kills: a table page of a region that was refused half way.
+TEST_P(XenReserved, ARegionThatIsRefusedHalfWayGivesItsTablesBack) {
+  Machine m(family());
+  constexpr Dfn kEdge{0x100200};  // a table ends before it
+  m.assign(m.guest(), {.requester = kCard, .reserved = {{Dfn(kEdge.value() - 2), 4}}});
+  const std::uint16_t context = m.attached(m.guest());
+  ASSERT_EQ(m.map(m.guest(), context, kEdge, Gfn(70), 1).status, Errno::Ok);
+  const std::uint64_t used = m.arena_used(m.guest());
+  EXPECT_EQ(m.reattach(m.guest(), kCard, context), Errno::AddressInUse);
+  EXPECT_EQ(m.arena_used(m.guest()), used);
+}
 // Behaviour 38. Kills: regions checked by their first page, and what was inserted before the conflict staying.
 TEST_P(XenReserved, APartlyOverlappingRegionIsInUseAndChangesNothing) {
   Machine m(family());
@@ -82,6 +105,7 @@ TEST_P(XenReserved, EmptyRegionsAndRegionsOutsideTheSpaceAreInvalid) {
                                       ReservedRegion{Dfn(~0ULL), 1}, ReservedRegion{Dfn(1), ~0ULL}})
     EXPECT_EQ(m.xen.assign_device(m.cpu, m.guest(), {.requester = kCard, .reserved = {region}}).run(), Errno::Invalid);
   EXPECT_EQ(m.reach(kCard, Dfn(0)), std::nullopt);
+  m.assign(m.guest(), {.requester = kCard, .reserved = {{Dfn(last), 1}}});  // the last page is in the space
 }
 // Behaviour 53 (Z10). Kills: a check of the first address only.
 TEST_P(XenReserved, MapAndUnmapStopAtTheFirstReservedPage) {

@@ -20,8 +20,10 @@ TEST(XenArena, GivesTheLowestFreePageZeroedAndStopsAtItsEnd) {
   EXPECT_EQ(arena.allocate(0), std::nullopt);
   arena.release(Mfn(0x101).address().value(), 0);
   EXPECT_EQ(arena.used(), 2U);
-  EXPECT_EQ(arena.allocate(0), Mfn(0x101).address().value());
+  EXPECT_EQ(arena.counters().refused, 1U);
+  EXPECT_EQ(arena.counters().peak, 3U);
   EXPECT_EQ(arena.allocate(1), std::nullopt) << "single pages only";
+  EXPECT_EQ(arena.allocate(0), Mfn(0x101).address().value());
 }
 TEST(XenArena, PagesThatAreSetAsideAreForSplittingOnly) {
   HostMemory host{1_GiB};
