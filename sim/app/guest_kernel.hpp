@@ -54,6 +54,7 @@ class Guest {
   [[nodiscard]] const scenario::DomainSetting& setting() const { return setting_; }
   [[nodiscard]] const xen::Domain& domain() const { return domain_; }
   [[nodiscard]] const std::vector<Vcpu*>& cpus() const { return cpus_; }
+  [[nodiscard]] bool has_strategy() const { return strategy_ != nullptr; }
   [[nodiscard]] const strategy::DmaStrategy& strategy() const { return *strategy_; }
   [[nodiscard]] strategy::DmaStrategy& strategy() { return *strategy_; }
   // Its kernel's own, from boot() on.

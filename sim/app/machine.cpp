@@ -170,11 +170,30 @@ void Machine::add_unit(const scenario::IommuUnit& unit, const UnitFeatures& feat
   units_.push_back(std::move(u));
 }
 
-// DEVIATION(machine-010): Xen's fault handler runs when the fault is recorded, on no vCPU and in no time.
+// DEVIATION(machine-010): Xen's fault handler runs when the fault is recorded, on no vCPU and in no time; what it hands
+// on to a guest takes the time of a CPU that runs nothing else. Guests do not act on it.
 void Machine::note_fault(const Fault& fault) {
-  if (xen_->note_fault(fault.requester, engine_.calendar().now()) != xen::BusMastering::CutOff) return;
+  if (xen_->note_fault(fault.requester, engine_.calendar().now()) != xen::BusMastering::CutOff) {
+    const xen::Hypervisor::Owner owner = xen_->owner_of(fault.requester);
+    const auto domain = std::ranges::find(domains_, owner.domain);
+    const auto guest = static_cast<std::size_t>(domain - domains_.begin());
+    if (guest >= guests_.size() || !guests_[guest]->has_strategy()) return;
+    noted_faults_.push_back({guest, owner.device, fault});
+    if (forwarding_ && !forwarding_->done()) return;
+    forwarding_ = forward_faults();
+    forwarding_->start();
+    return;
+  }
   for (std::size_t d = 0; d < endpoints_.size(); ++d)
     if (scenario_.devices[d].bdf == fault.requester) endpoints_[d]->cut_off();
+}
+
+Task<void> Machine::forward_faults() {
+  while (!noted_faults_.empty()) {
+    const NotedFault noted = noted_faults_.front();
+    noted_faults_.pop_front();
+    co_await guests_[noted.guest]->strategy().forward_fault(boot_cpu_, noted.device, noted.fault);
+  }
 }
 
 std::size_t Machine::devices_cut_off() const {

@@ -3,6 +3,7 @@
 // on them, and a guest per domain. At most one per process, as SystemC elaborates once.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -86,6 +87,7 @@ class Machine {
   void add_device_models();
   void start_emulation(std::size_t domain);
   void note_fault(const Fault& fault);
+  Task<void> forward_faults();
   Task<std::string> bring_up();
   Task<std::string> build_domain(std::size_t index, xen::Domain& domain);
   [[nodiscard]] std::string build_vif(const scenario::VifSetting& vif);
@@ -119,6 +121,13 @@ class Machine {
   std::unique_ptr<xen::IommuOpV3> hypercall_v3_;  // null: Xen has the interface of v7
   std::vector<std::unique_ptr<Guest>> guests_;
   std::vector<std::unique_ptr<strategy::VirtualInterface>> vifs_;
+  struct NotedFault {
+    std::size_t guest = 0;
+    RequesterId device;
+    Fault fault;
+  };
+  std::deque<NotedFault> noted_faults_;  // that their guests do not know of yet
+  std::optional<Task<void>> forwarding_;
   Task<std::string> boot_;
   MemoryCounts memory_before_;
   std::size_t most_reads_before_ = 0;

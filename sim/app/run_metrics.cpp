@@ -204,6 +204,11 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
     sum.traps.table_store += c.traps.table_store;
     sum.traps.device_model += c.traps.device_model;
     if (c.protected_pages) sum.protected_pages = sum.protected_pages.value_or(0) + *c.protected_pages;
+    if (c.faults) {
+      sum.faults = sum.faults.value_or(xen::FaultForwarding{});
+      sum.faults->forwarded += c.faults->forwarded;
+      sum.faults->kept += c.faults->kept;
+    }
     const auto kinds = by_kind(c.guest);
     for (std::size_t i = 0; i < kinds.size(); ++i) guest_commands[i] += kinds[i];
     guest_tables += guest->strategy().guest_table_bytes();
@@ -225,6 +230,10 @@ void set_hypervisor(RunResult& r, const Machine& machine, double ios) {
   }
   for (std::size_t i = 0; i < kCommandKinds.size(); ++i)
     r.set({"guest.commands", kCommandKinds[i]}, as_double(guest_commands[i]));
+  if (sum.faults && sum.faults->forwarded + sum.faults->kept != 0) {
+    r.set({"guest.faults", "reported"}, as_double(sum.faults->forwarded));
+    r.set({"guest.faults", "kept"}, as_double(sum.faults->kept));
+  }
   r.set("memory.table_bytes", as_double(machine.xen().table_bytes() + guest_tables));
 
   if (machine.hypercall_v3() != nullptr) {

@@ -154,6 +154,7 @@ inline constexpr std::array<std::string_view, 13> kHypercallNames{
 inline constexpr std::array<std::string_view, 3> kProposalNames{"batch", "batched_operations", "map_scattered"};
 inline constexpr std::array<std::string_view, 2> kTagNames{"peak", "refused"};
 inline constexpr std::array<std::string_view, 4> kArenaNames{"pages", "peak", "reserve_peak", "refused"};
+inline constexpr std::array<std::string_view, 2> kForwardedFaults{"reported", "kept"};
 inline constexpr std::array<std::string_view, 8> kVirtioRequestNames{"unknown", "attach", "detach", "map", "unmap", "probe", "attach_table", "invalidate"};
 inline constexpr std::array<std::string_view, 4> kExitNames{"doorbell", "register", "table_store", "device_model"};
 inline constexpr std::array<std::string_view, 3> kWaitNames{"locks", "fences", "idle"};
@@ -175,6 +176,8 @@ inline constexpr std::array kMetricFamilies{
   MetricFamily{"pv.arena",              kArenaNames,     "1",      Better::Lower,   Digits::Integer, "Xen's pool of table pages, since boot: its pages, the most in use, the most set aside for splitting large pages, and allocations refused; only where it is measured"},
   MetricFamily{"pv.domain_tags",        kTagNames,       "1",      Better::Lower,   Digits::Integer, "Domain tags (DID, DomainID, VMID) since boot, of all units: the most in use at once, and requests for one that found none; only under pv_iommu"},
   MetricFamily{"hypervisor.exits",      kExitNames,      "1",      Better::Lower,   Digits::Integer, "Traps, by what was trapped; device_model: those that went on to the device model"},
+  // Only where a device of a guest with an IOMMU of its own faulted.
+  MetricFamily{"guest.faults",          kForwardedFaults,    "1",  Better::Lower,   Digits::Integer, "Faults of assigned devices: reported by the IOMMU that the guest knows, or kept from it (the host's own, or no buffer)"},
   // Only under virtio_iommu.
   MetricFamily{"virtio.requests",       kVirtioRequestNames, "1",  Better::Lower,   Digits::Integer, "Requests that the guest gave its virtio-iommu, by type"},
   MetricFamily{"cpu.cycles_per_io",            kCostKeys,       "cycles", Better::Lower,   Digits::One,     "vCPU time per I/O, by cost row"},

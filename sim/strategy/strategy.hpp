@@ -121,7 +121,8 @@ struct StrategyCounters {
     for (const auto& [name, count] : hypercalls) sum += count;
     return sum;
   }
-  QueueCounters own_queues;  // of the guest's own rings, all together
+  std::optional<xen::FaultForwarding> faults{};  // absent: the guest knows nothing that reports faults
+  QueueCounters own_queues;                      // of the guest's own rings, all together
 };
 
 // Of devices that a device model emulates.
@@ -154,6 +155,9 @@ class DmaStrategy {
   [[nodiscard]] virtual xen::VirtualUnit* virtual_unit() { return nullptr; }
   // Who translates for the guest's devices if they are emulated; null: a unit does, and they are real.
   [[nodiscard]] virtual SoftwareTranslation* software_translation() { return nullptr; }
+  // The physical unit recorded a fault of a device: the guest learns of it where the IOMMU that it knows reports
+  // faults. `cpu` is Xen's.
+  virtual Task<void> forward_fault(CpuPort&, RequesterId, Fault) { co_return; }
   [[nodiscard]] virtual StrategyCounters counters() const { return {}; }
   virtual void reset_counters() {}
   // The guest is gone: what it owned of hardware goes back to Xen. Nothing else may be asked afterwards.

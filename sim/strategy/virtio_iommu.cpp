@@ -53,10 +53,14 @@ class VirtioIommu final : public DmaStrategy, public SoftwareTranslation {
     if (added != xen::Errno::Ok) co_return nullptr;
     co_return co_await driver_.attach(cpu, device);
   }
+  Task<void> forward_fault(CpuPort& cpu, RequesterId device, Fault fault) override {
+    co_await device_.report_fault(cpu, device, fault.address, fault.access);
+  }
   [[nodiscard]] StrategyCounters counters() const override {
     StrategyCounters counters;
     counters.traps = device_.counters().traps;
     counters.virtio = device_.counters();
+    counters.faults = xen::FaultForwarding{device_.counters().events, device_.counters().events_dropped};
     counters.guest = device_.counters().invalidations;
     return counters;
   }

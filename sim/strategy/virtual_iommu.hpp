@@ -35,11 +35,15 @@ class VirtualIommu : public DmaStrategy {
     co_return co_await driver_.attach(cpu, device);
   }
   [[nodiscard]] xen::VirtualUnit* virtual_unit() override { return &unit_; }
+  Task<void> forward_fault(CpuPort& cpu, RequesterId device, Fault fault) override {
+    co_await unit_.forward_fault(cpu, device, fault);
+  }
   [[nodiscard]] StrategyCounters counters() const override {
     StrategyCounters counters;
     counters.traps = unit_.traps();
     counters.commands_emulated = unit_.commands_emulated();
     counters.guest = unit_.commands();
+    counters.faults = unit_.faults();
     for (const auto& queue : driver_.own_queues()) counters.own_queues.merge(queue->counters());
     return counters;
   }

@@ -131,6 +131,12 @@ class Hypervisor {
   [[nodiscard]] std::optional<Mfn> scratch_page(RequesterId device) const;
   // The device's unit has reported a fault. CutOff: the device may not issue requests any more.
   BusMastering note_fault(RequesterId device, Picoseconds now);
+  // Whose device it is that issues requests under that id, its own or a phantom function's. Nobody's: domain is null.
+  struct Owner {
+    Domain* domain = nullptr;
+    RequesterId device;
+  };
+  [[nodiscard]] Owner owner_of(RequesterId function);
   // Gives it to another domain, in that domain's context 0. Where assign_device() would refuse it nothing happens.
   Task<Errno> move_device(CpuPort& cpu, Domain& from, Domain& to, RequesterId device);
 

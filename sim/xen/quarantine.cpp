@@ -134,13 +134,18 @@ std::optional<Mfn> Hypervisor::scratch_page(RequesterId device) const {
   return found->second.page;
 }
 
-BusMastering Hypervisor::note_fault(RequesterId device, Picoseconds now) {
+Hypervisor::Owner Hypervisor::owner_of(RequesterId function) {
   for (const auto& domain : domains_)
-    for (auto& [requester, assigned] : domain->devices) {
+    for (const auto& [requester, assigned] : domain->devices) {
       const std::vector<RequesterId> functions = assigned.setting.functions();
-      if (std::find(functions.begin(), functions.end(), device) != functions.end()) return assigned.faults.count(now);
+      if (std::find(functions.begin(), functions.end(), function) != functions.end()) return {domain.get(), requester};
     }
-  return BusMastering::On;
+  return {};
+}
+
+BusMastering Hypervisor::note_fault(RequesterId device, Picoseconds now) {
+  const Owner owner = owner_of(device);
+  return owner.domain == nullptr ? BusMastering::On : owner.domain->devices.at(owner.device).faults.count(now);
 }
 
 }  // namespace iommu::xen

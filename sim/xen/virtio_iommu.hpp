@@ -69,7 +69,6 @@ class VirtioIommu final : public MmioPort {
 
   Task<Errno> add_endpoint(CpuPort& cpu, RequesterId endpoint, EndpointKind kind);
   // An access was refused, by the endpoint's unit or by translate(): tells the driver.
-  // DEVIATION(virtio-002): in a timed run nobody reads a unit's fault records, so that only emulated devices come here.
   Task<void> report_fault(CpuPort& cpu, RequesterId endpoint, Iova address, Access access);
 
   [[nodiscard]] const VirtioSpaces& spaces() const { return spaces_; }

@@ -36,6 +36,7 @@ void VirtualUnit::reset_counters() {
   commands_ = {};
   commands_emulated_ = 0;
   interrupts_ = 0;
+  faults_ = {};
 }
 
 Task<void> VirtualUnit::charge_exit(CpuPort& cpu, CostId exit, CostId work) {
@@ -106,15 +107,44 @@ Task<TranslationResponse> VirtualUnit::translate(CpuPort& cpu, TranslationReques
   CountingPort counting(port_);
   const TranslationResponse response = co_await core_->translate(request, counting);
   co_await cpu.charge(CostId::GuestPageAccess, counting.accesses());
-  if (const auto* fault = std::get_if<Fault>(&response)) {
-    if (core_->record(*fault)) {
-      ++interrupts_;
-      co_await cpu.charge(CostId::InterruptInject);
-    }
-    co_await deliver_interrupts(cpu);
-  }
+  if (const auto* fault = std::get_if<Fault>(&response)) co_await record(cpu, *fault);
   cpu.release(lock_);
   co_return response;
+}
+
+Task<void> VirtualUnit::record(CpuPort& cpu, Fault fault) {
+  if (core_->record(fault)) {
+    ++interrupts_;
+    co_await cpu.charge(CostId::InterruptInject);
+  }
+  co_await deliver_interrupts(cpu);
+  co_await apply_own_stores(cpu);
+}
+
+Task<void> VirtualUnit::forward_fault(CpuPort& cpu, RequesterId device, Fault fault) {
+  co_await cpu.acquire(lock_);
+  CountingPort counting(port_);
+  const TranslationRequest request{.requester = device,
+                                   .pasid = fault.pasid,
+                                   .address = fault.address,
+                                   .access = fault.access,
+                                   .type = fault.type,
+                                   .privileged = fault.privileged,
+                                   .execute = fault.execute};
+  const TranslationResponse response = co_await core_->translate(request, counting);
+  co_await cpu.charge(CostId::GuestPageAccess, counting.accesses());
+  if (const auto* refused = std::get_if<Fault>(&response)) {
+    ++faults_.forwarded;
+    Fault recorded = *refused;
+    // The request is over already.
+    if (recorded.stall) core_->withdraw_stall(*recorded.stall);
+    recorded.stall.reset();
+    recorded.awaits_stall = false;
+    co_await record(cpu, recorded);
+  } else {
+    ++faults_.kept;
+  }
+  cpu.release(lock_);
 }
 
 // Commands between two fences are one batch for the sink: the guest can tell no difference, and hardware then needs one

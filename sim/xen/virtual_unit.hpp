@@ -33,6 +33,12 @@ struct TrapCounters {
   [[nodiscard]] std::uint64_t total() const { return doorbell + register_access + table_store; }
 };
 
+// What became of faults that physical units recorded for a guest's devices.
+struct FaultForwarding {
+  std::uint64_t forwarded = 0;  // to the unit that the guest knows, which may have had no room for a record
+  std::uint64_t kept = 0;       // no fault of that unit, or the guest had no buffer for it
+};
+
 // What a guest's invalidations and configuration changes mean for the real machine.
 class VirtualUnitSink {
  public:
@@ -70,6 +76,13 @@ class VirtualUnit final : public MmioPort, public StoreTrap {
   // translation"]
   Task<TranslationResponse> translate(CpuPort& cpu, TranslationRequest request);
 
+  // The physical unit refused a request of a device behind this unit: the guest's tables are asked anew, and what
+  // refuses it there is recorded as this unit's hardware would. What only the host refuses (a second stage, a shadow
+  // that has not caught up) is no fault of a unit that the guest knows. [linux drivers/iommu/arm/arm-smmu-v3/
+  // arm-smmu-v3.c, arm_smmu_handle_event: a guest is told of events of stage 1]
+  // `device`: as the guest numbers it.
+  Task<void> forward_fault(CpuPort& cpu, RequesterId device, Fault fault);
+
   // StoreTrap.
   // ASSUMPTION(shadow-002): the stores of one edit happen together and trap one after the other, as if each waited for
   // the ones before; no store is merged with another.
@@ -88,6 +101,7 @@ class VirtualUnit final : public MmioPort, public StoreTrap {
   [[nodiscard]] const InvalidationCounters& commands() const { return commands_; }
   [[nodiscard]] std::uint64_t commands_emulated() const { return commands_emulated_; }
   [[nodiscard]] std::uint64_t interrupts() const { return interrupts_; }
+  [[nodiscard]] FaultForwarding faults() const { return faults_; }
   void reset_counters();
 
  private:
@@ -96,6 +110,7 @@ class VirtualUnit final : public MmioPort, public StoreTrap {
   Task<void> run_commands(CpuPort& cpu);
   Task<void> complete(CpuPort& cpu, FenceCompletion fence);
   Task<void> deliver_interrupts(CpuPort& cpu);
+  Task<void> record(CpuPort& cpu, Fault fault);
 
   Domain& domain_;
   UnitFeatures features_;
@@ -109,6 +124,7 @@ class VirtualUnit final : public MmioPort, public StoreTrap {
   InvalidationCounters commands_;
   std::uint64_t commands_emulated_ = 0;
   std::uint64_t interrupts_ = 0;
+  FaultForwarding faults_;
 };
 
 }  // namespace iommu::xen
