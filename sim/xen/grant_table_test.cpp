@@ -262,6 +262,21 @@ TEST_P(XenGrants, BadUnmapsAreRefused) {
   EXPECT_EQ(unmap(mapped), GrantStatus::BadHandle);
 }
 
+// One handle for a device and a CPU, given up one after the other. Kills: a mapping that ends with the first of them.
+TEST_P(XenGrants, AMappingLivesUntilBothOfItsUsesEnd) {
+  const Gfn frame(0x55);
+  grant(8, frame);
+  const auto mapped = map({.flags = abi::kGrantDeviceMap | abi::kGrantHostMap, .ref = 8, .dom = m_.guest().id.value()});
+  ASSERT_EQ(status(mapped), GrantStatus::Okay);
+  EXPECT_EQ(unmap(mapped), GrantStatus::Okay);
+  EXPECT_EQ(m_.references(m_.guest(), frame), 1U);
+  EXPECT_TRUE(is_marked(8, true, true)) << "the CPU may still write";
+  EXPECT_EQ(unmap_as({.host_addr = 0x1000, .handle = mapped.handle}), GrantStatus::Okay);
+  EXPECT_EQ(m_.references(m_.guest(), frame), 0U);
+  EXPECT_EQ(rights(frame), "--");
+  EXPECT_TRUE(is_marked(8, false, false));
+}
+
 // Kills: arguments taken from Xen's memory, or from nowhere.
 TEST_P(XenGrants, ArgumentsOutsideTheCallersMemoryFault) {
   const auto fault = static_cast<std::int64_t>(Errno::BadAddress);

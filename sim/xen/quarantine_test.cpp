@@ -103,6 +103,18 @@ TEST_P(XenQuarantine, AScratchPageWhoseFlushStaysUnansweredIsNotReused) {
   (void)m.xen.assign_device(m.cpu, *m.other, {.requester = kNic}).run();
   EXPECT_EQ(m.frames->used(), used);
 }
+// Kills: a device that keeps the scratch page in its own cache.
+TEST_P(XenQuarantine, ADeviceWithACacheForgetsItsScratchPage) {
+  MachineOptions options{.xen = {.quarantine = Quarantine::ScratchPage}};
+  options.features.device_tlb = true;
+  Machine m(family(), options);
+  const DeviceSetting card{.requester = RequesterId::bdf(9, 0, 0), .device_tlb = true};
+  m.assign(m.guest(), card);
+  ASSERT_EQ(m.xen.deassign_device(m.cpu, m.guest(), card.requester).run(), Errno::Ok);
+  ASSERT_EQ(m.unit().device_cached(card.requester, Dfn(3).address()), m.xen.scratch_page(card.requester)->address());
+  m.assign(*m.other, card);
+  EXPECT_EQ(m.unit().device_cached(card.requester, Dfn(3).address()), m.frame(*m.other, Gfn(3)).address());
+}
 TEST_P(XenQuarantine, PhantomFunctionsAreInQuarantineToo) {
   Machine m(family(), {.xen = {.quarantine = Quarantine::ScratchPage}});
   constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);
