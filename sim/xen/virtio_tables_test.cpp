@@ -257,6 +257,7 @@ TEST_P(XenVirtioTables, UnsoundInvalidationsReachNoUnit) {
   EXPECT_EQ(answer(pages, [](auto& r) { r.address += 8; }), Status::Range);
   EXPECT_EQ(answer(pages, [](auto& r) { r.pages = 1ULL << 52; }), Status::Range);
   EXPECT_EQ(answer(pages, [](auto& r) { r.pages = ~0ULL; }), Status::Range);
+  EXPECT_EQ(answer(pages, [](auto& r) { r.pages = (1ULL << 52) - 4; }), Status::Range) << "one too many";
   EXPECT_EQ(answer(TablesBench::whole(), [](auto& r) { r.caches = 0; }), Status::Invalid);
   EXPECT_EQ(answer(TablesBench::whole(), [](auto& r) { r.flags = virtio::kInvalidateById, r.id = 1ULL << 32; }),
             Status::Invalid);
@@ -291,6 +292,27 @@ TEST_P(XenVirtioTables, AddressSpacesAreNamedWhereTheTablesNameThem) {
   EXPECT_EQ(b.status_of(all), Status::Ok);
   EXPECT_EQ(b.m.unit().count(InvalidationKind::ProcessContext), 1U);
   EXPECT_EQ(b.m.unit().count(InvalidationKind::Iotlb), 1U) << "what they lead to goes with them";
+}
+
+// Kills: a hint that is lost, or taken where none was given; global pages that an address space's flush is to take
+// along and does not.
+TEST_P(XenVirtioTables, FlagsReachTheUnit) {
+  TablesBench b(family());
+  const auto table = b.make_table();
+  ASSERT_EQ(b.bind(*table, kNic), Status::Ok);
+  const auto applied = [&](InvalidateRequest request, std::uint16_t flags) {
+    request.flags = flags;
+    request.id = kDomain;
+    b.m.unit().forget_history();
+    EXPECT_EQ(b.status_of(request), Status::Ok);
+    EXPECT_GE(b.m.unit().count(InvalidationKind::Iotlb), 1U);
+    return b.m.unit().applied.front();
+  };
+  const std::uint16_t by_id = b.binding.asid ? 0 : virtio::kInvalidateById;
+  EXPECT_FALSE(applied(TablesBench::pages_of(0x5000, 1), by_id).leaf_only);
+  EXPECT_TRUE(applied(TablesBench::pages_of(0x5000, 1), by_id | virtio::kInvalidateLeaf).leaf_only);
+  EXPECT_TRUE(applied(TablesBench::whole(), by_id).asid);
+  EXPECT_FALSE(applied(TablesBench::whole(), by_id | virtio::kInvalidateGlobal).asid) << "of all address spaces then";
 }
 
 // Kills: a detached endpoint that goes on under the tables; tags that every attachment uses up.
@@ -356,6 +378,7 @@ TEST_P(XenVirtioTables, InvalidateReachesDeviceTlbsLast) {
   EXPECT_EQ(b.m.unit().count(InvalidationKind::DeviceTlb), 1U);
   EXPECT_EQ(b.m.unit().applied.back().kind, InvalidationKind::DeviceTlb);
   EXPECT_EQ(b.m.unit().applied.back().requester, kCard);
+  EXPECT_EQ(b.m.unit().applied.back().range, (AddressRange{0x5000, 0x5fff}));
 }
 
 // Kills: tables for a device that no unit translates for.
