@@ -16,7 +16,7 @@ namespace iommu {
 // request on the context's permission to ask, one for privilege or execution on the context's permission to have them.
 // A context may override what plain requests are checked as; its walks' tag says so.
 [[nodiscard]] inline bool uses_caches(const TranslationRequest& request) {
-  return request.type == AddressType::Untranslated && mode_asked(request) == AccessMode{};
+  return request.type == AddressType::Untranslated && !request.privileged && !request.execute;
 }
 
 [[nodiscard]] inline bool is_cacheable(const TranslationRequest& request, const Translation& translation) {

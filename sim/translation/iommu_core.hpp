@@ -53,6 +53,8 @@ struct Context {
 
   // As whose and as what a request is checked here.
   [[nodiscard]] AccessMode mode_of(const TranslationRequest& request) const {
+    const bool is_plain = !request.privileged && !request.execute;
+    if (is_plain && privilege != Override::Always && execution != Override::Always) return {};  // nearly all
     const AccessMode asked = mode_asked(request);
     return {.privileged = privilege == Override::AsRequested ? asked.privileged : privilege == Override::Always,
             .execute = execution == Override::AsRequested ? asked.execute : execution == Override::Always};

@@ -2,6 +2,7 @@
 // What a device asks of an IOMMU and what it is told: request, translation, architectural fault.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -55,7 +56,10 @@ struct TranslationRequest {
 struct AccessMode {
   bool privileged = false;
   bool execute = false;  // reads are instruction fetches
-  friend constexpr bool operator==(AccessMode, AccessMode) = default;
+  // In one comparison: part of the keys of caches.
+  friend constexpr bool operator==(AccessMode a, AccessMode b) {
+    return std::bit_cast<std::uint16_t>(a) == std::bit_cast<std::uint16_t>(b);
+  }
 };
 
 // What the request says of itself; its context may override that.
