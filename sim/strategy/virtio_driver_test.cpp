@@ -134,5 +134,26 @@ TEST_P(VirtioDriver, ReservedRegionsAreTheDevicesAndAWindowForInterrupts) {
   }
 }
 
+// Kills: a driver that does not look for which unit its tables must be, or binds them without the feature.
+TEST_P(VirtioDriver, TablesForAnotherUnitAreNotBound) {
+  const FamilyDescriptor& family = *GetParam();
+  const DriverOptions guest = kNested.guest_driver({}, family, {});
+  TableBinding another = *family.binding;
+  another.identity = [](const UnitFeatures&) { return std::vector<std::uint64_t>{1, 2}; };
+  for (const TableBinding* binding : {family.binding, static_cast<const TableBinding*>(&another)})
+    for (const std::uint64_t refused : {std::uint64_t{0}, bit(virtio::kFeatureAttachTable)}) {
+      Machine m(family, kVirtioTables);
+      xen::VirtioIommu device(m.xen, *m.domain, {.tables = {binding, guest.features}});
+      guest::VirtioIommuDriver driver(device, m.domain->memory, m.pages, refused, {&family, {.driver = guest}});
+      ASSERT_EQ(device.add_endpoint(m.cpu, kNic, xen::EndpointKind::Physical).run(), xen::Errno::Ok);
+      ASSERT_TRUE(driver.bring_up(m.cpu).run());
+      const guest::DmaSpace* space = driver.attach(m.cpu, kNic).run();
+      EXPECT_EQ(space != nullptr, refused != 0 || binding == family.binding);
+      EXPECT_EQ(device.counters().of(virtio::RequestType::AttachTable),
+                refused == 0 && binding == family.binding ? 1U : 0U);
+      EXPECT_EQ(device.counters().of(virtio::RequestType::Attach), refused != 0 ? 1U : 0U) << "then by mappings";
+    }
+}
+
 }  // namespace
 }  // namespace iommu::strategy::test
