@@ -124,7 +124,8 @@ TEST(Isolation, AUnitThatTellsBusesApartAtBestMakesOneGroupOfEachBus) {
   }
 }
 
-// Kills: a split that goes unnoticed when the two are not neighbours in the list; permission that is ignored.
+// Kills: a split that goes unnoticed when the two are not neighbours in the list; permission that is ignored;
+// a complaint, or a reason, for each device of the group.
 TEST(Isolation, AGroupThatDomainsDivideIsRefusedUnlessPermitted) {
   for (const auto split : {GroupSplit::Refused, GroupSplit::Permitted}) {
     Fabric f = both_ports();
@@ -133,7 +134,10 @@ TEST(Isolation, AGroupThatDomainsDivideIsRefusedUnlessPermitted) {
     f.add("s", bdf(1), "a");
     f.add("p1", bdf(2), "b");
     f.add("s", bdf(3), "b");
+    f.add("s", bdf(4), "b");
     f.resolve();
+    EXPECT_THAT(f.scenario.topology.groups[f.scenario.devices[2].group].reasons, SizeIs(1))
+        << "three devices, one cause";
     if (split == GroupSplit::Permitted) {
       EXPECT_THAT(f.complaints, IsEmpty());
       continue;
