@@ -228,6 +228,54 @@ TEST(Smmuv3GuestQueue, WhatIsInUseCannotBeMovedAndEndsWhenItsCommandHas) {
   EXPECT_EQ(u.consumed(Queues::kGuest), 1U);
 }
 
+// Does something while a command is on its way.
+class BusyPort final : public MemoryPort {
+ public:
+  explicit BusyPort(Queues& u) : u_(u) {}
+  bool begin(MemoryAccess& access) override {
+    u_.set(Queues::page0(Queues::kGuest) + at::kVcmdqConfig, 0);
+    u_.set(offset, value, bytes);
+    u_.set(Queues::page0(Queues::kGuest) + at::kVcmdqConfig, 1);
+    return u_.port.begin(access);
+  }
+  std::uint64_t offset = 0, value = 0;
+  unsigned bytes = 4;
+
+ private:
+  Queues& u_;
+};
+
+// Kills: a command of a ring that its owner has moved, or of an index it has set, taken for one of the new ring's; a
+// queue that seems busy for good after that.
+TEST(Smmuv3GuestQueue, ACommandOfARingThatIsMovedMeanwhileIsLost) {
+  for (const bool moves_ring : {true, false}) {
+    Queues u;
+    for (int n = 0; n < 2; ++n) u.put_in(Queues::kGuest, kSyncNone);
+    u.ring_bell(Queues::kGuest);
+    BusyPort port(u);
+    port.offset = moves_ring ? Queues::page1(Queues::kGuest) + at::kBase : Queues::page0(Queues::kGuest) + at::kCons;
+    port.value = moves_ring ? *u.memory.allocate() | pack<kVcmdqBase>({{"LOG2SIZE", kRingLg2}}) : 1;
+    port.bytes = moves_ring ? 8 : 4;
+    CommandQueue& queue = *u.core.further_queues()[Queues::kGuest];
+    EXPECT_FALSE(queue.fetch_command(port).run()) << moves_ring;
+    EXPECT_TRUE(queue.has_command());
+    u.set(Queues::page0(Queues::kGuest) + at::kVcmdqConfig, 0);
+    EXPECT_EQ((get<kVcmdqStatus, "CMDQ_EN_OK">(u.get32(Queues::page0(Queues::kGuest) + at::kVcmdqStatus))), 0U);
+  }
+}
+
+// Kills: commands after an error, reserved bits that are kept, a VINTF's window that shows a queue under any number.
+TEST(Smmuv3GuestQueue, AnErrorHoldsTheRingAndWindowsShowTheirOwn) {
+  Queues u;
+  (void)u.run(Queues::kGuest, {command<kCommand>(0xff, {}), kSyncNone});
+  EXPECT_FALSE(u.core.further_queues()[Queues::kGuest]->has_command());
+  EXPECT_TRUE(u.ring_bell(Queues::kGuest).further_queues.empty());
+  u.set(Queues::page0(Queues::kGuest) + at::kGerrorn, 0xffff'ffff);
+  EXPECT_EQ(u.get32(Queues::page0(Queues::kGuest) + at::kGerrorn), kVcmdqGerror.mask_of(FieldKind::Value));
+  EXPECT_NE(u.get32(Queues::kWindow + at::kProd), 0U);
+  EXPECT_EQ(u.get32(Queues::kWindow + at::kVcmdqStride + at::kProd), 0U);
+}
+
 // Kills: a producer index beyond the ring that is believed, a base outside memory that reads something.
 TEST(Smmuv3GuestQueue, AnIndexBeyondTheRingAndABaseOutsideMemoryFetchNothing) {
   Queues u;
