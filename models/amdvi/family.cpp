@@ -18,7 +18,7 @@ namespace {
 // Interrupt requests. [§2.1.2]
 constexpr std::array kFixedInputs{AddressRange{kInterruptFirst, kInterruptLast}};
 
-// ASSUMPTION(virtio-004): the header names the format and the property, and lays out neither: as VT-d's, a root and a
+// ASSUMPTION(virtio-008): the header names the format and the property, and lays out neither: as VT-d's, a root and a
 // width; the GCR3 table is the host's. [uapi/linux/virtio_iommu.h v0.12, ATTACH_TABLE_AMD_PT, PROBE_T_HW_AMD; linux
 // include/uapi/linux/iommufd.h, iommu_hw_info_amd]
 constexpr TableBinding kBinding{.format = 6,

@@ -18,7 +18,7 @@ namespace {
 // Interrupt requests. [VTD 4.1 §3.14]
 constexpr std::array kFixedInputs{AddressRange{kInterruptFirst, kInterruptLast}};
 
-// ASSUMPTION(virtio-003): the header names the format and the property, and lays out neither: the words are those that
+// ASSUMPTION(virtio-007): the header names the format and the property, and lays out neither: the words are those that
 // Linux's iommufd takes and tells. [uapi/linux/virtio_iommu.h v0.12, ATTACH_TABLE_INTEL_PT, PROBE_T_HW_INTEL_VTD; linux
 // include/uapi/linux/iommufd.h, iommu_hwpt_vtd_s1, iommu_hw_info_vtd]
 constexpr TableBinding kBinding{.format = 2,
