@@ -63,12 +63,19 @@ class HostileCaller {
     if ((proposals & 4U) != 0) options.op.page_order = PageOrder::Explicit;
     if ((proposals & 8U) != 0)
       options.op.lock = (proposals & 16U) != 0 ? LockGranularity::Domain : LockGranularity::Iommu;
+    if ((proposals & 32U) != 0) options.op.error_report = ErrorReport::Address;
+    if ((proposals & 64U) != 0) options.xen.tag_allocation = TagAllocation::AtAttach;
+    if ((proposals & 128U) != 0) options.op.buses = {.first = kNic.bus(), .last = kNic.bus()};
     return options;
   }
 
   std::uint16_t context() { return static_cast<std::uint16_t>(in_.take(1) % (kContexts + 2)); }
   std::uint32_t pages() { return static_cast<std::uint32_t>(in_.take(1) % 8 == 7 ? in_.take(4) : in_.take(1) % 48); }
-  std::uint32_t flags() { return static_cast<std::uint32_t>(in_.take(1) % 8 == 7 ? in_.take(4) : 1 + in_.take(1) % 3); }
+  std::uint32_t flags() {
+    if (in_.take(1) % 8 == 7) return static_cast<std::uint32_t>(in_.take(4));
+    const auto choice = static_cast<std::uint32_t>(in_.take(1));
+    return 1 + choice % 3 + (choice >= 0x80 ? abi::kMapAllOrNothing : 0U);
+  }
   // Few tables, near each other, near the reserved region and near the end.
   Dfn address() {
     const std::uint64_t near[] = {0, 0x1f0, 0x400, kReserved.value() - 8, m_.xen.last_dfn().value() - 20, in_.take(8)};
@@ -160,7 +167,9 @@ class HostileCaller {
   void any_call(Domain& domain) {
     put_words(domain, 6);
     const std::uint64_t choice = in_.take(1);
-    const auto subop = static_cast<std::uint32_t>((choice & 0x80U) != 0 ? in_.take(4) : choice % 16);
+    const auto proposal = static_cast<std::uint32_t>(Subop::UnmapPagesDeferred);
+    auto subop = static_cast<std::uint32_t>(choice % 16 + ((choice & 0x20U) != 0 ? proposal : 0));
+    if ((choice & 0x80U) != 0) subop = static_cast<std::uint32_t>(in_.take(4));
     const Gpa at = (choice & 0x40U) != 0 ? Gpa(in_.take(8)) : Machine::kArgument;
     const auto status = static_cast<std::int32_t>(m_.raw(domain, subop, at));
     SIM_CHECK(status <= 0, "a status is 0 or a negative error");
