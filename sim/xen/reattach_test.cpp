@@ -258,6 +258,18 @@ TEST_P(XenReattach, WhenForwardAndBackFailTheFunctionIsBlockedAndTheDomainCrashe
   }
 }
 
+// Where tags are taken at attach. Kills: a tag that a context keeps although the device could not come.
+TEST_P(XenReattach, ARefusedMoveKeepsNoTagThatItTook) {
+  const FamilyDescriptor stubborn = refusing(family());
+  Machine m(stubborn, {.xen = {.tag_allocation = TagAllocation::AtAttach}});
+  const std::uint16_t context = m.alloc(m.guest());
+  const std::uint64_t in_use = m.xen.unit(0).tag_counters().in_use;
+  refusal.moves = {{kNic, m.context(m.guest(), context).stage2.address}};
+  EXPECT_NE(m.reattach(m.guest(), kNic, context), Errno::Ok);
+  EXPECT_EQ(m.context(m.guest(), context).tags.front(), std::nullopt);
+  EXPECT_EQ(m.xen.unit(0).tag_counters().in_use, in_use);
+}
+
 // Freeing a context moves all its devices or none (Z5). Kills: devices that are left in a context that is gone, and a
 // context that stays dying although it goes on.
 TEST_P(XenReattach, WhenADeviceCannotLeaveAContextIsNotFreed) {
