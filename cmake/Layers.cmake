@@ -6,7 +6,7 @@
 # makes of the files directly in FOLDER:
 #   *.cpp         library iommusim_<n>; header-only or missing folders are fine. With PROGRAM, main.cpp becomes the
 #                 executable iommusim_<n> and the rest the library iommusim_<n>_lib, which tests can link.
-#   *_test.cpp    <n>_test, its cases registered with CTest under the label TEST_LABEL
+#   *_test.cpp    <n>_test, its cases registered with CTest under the label TEST_LABEL; instrumented ones in shards
 #   *_bench.cpp   a part of iommusim_bench (target bench runs it)
 #   <s>_fuzz.cpp  <s>_replay, registered as Fuzz.<s>: runs the corpus <folder>/corpus/<s>/;
 #                 with preset fuzz also the libFuzzer executable <s>_fuzz. <s> is unique in the tree.
@@ -91,14 +91,29 @@ macro(_iommusim_tests)
   # Parsing googletest takes longer than most tests do.
   target_precompile_headers(${test} PRIVATE <gmock/gmock.h> <gtest/gtest.h>)
   add_dependencies(tests_${layer_TEST_LABEL} ${test})
-  set(environment)
-  if(layer_TEST_LABEL STREQUAL "sim")
-    # SystemC switches stacks under AddressSanitizer's feet.
-    set(environment ENVIRONMENT ASAN_OPTIONS=detect_stack_use_after_return=0)
+  if(IOMMUSIM_INSTRUMENT STREQUAL "sanitizers" AND layer_TEST_LABEL STREQUAL "fast")
+    _iommusim_shards()
+  else()
+    set(environment)
+    if(layer_TEST_LABEL STREQUAL "sim")
+      # SystemC switches stacks under AddressSanitizer's feet.
+      set(environment ENVIRONMENT ASAN_OPTIONS=detect_stack_use_after_return=0)
+    endif()
+    # NO_PRETTY_VALUES: the printed value of a parameter is no stable name to select a test by.
+    gtest_discover_tests(${test} NO_PRETTY_VALUES WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} DISCOVERY_TIMEOUT 120
+                         PROPERTIES TIMEOUT ${layer_TEST_TIMEOUT} LABELS ${layer_TEST_LABEL} ${environment})
   endif()
-  # NO_PRETTY_VALUES: the printed value of a parameter is no stable name to select a test by.
-  gtest_discover_tests(${test} NO_PRETTY_VALUES WORKING_DIRECTORY ${PROJECT_SOURCE_DIR} DISCOVERY_TIMEOUT 120
-                       PROPERTIES TIMEOUT ${layer_TEST_TIMEOUT} LABELS ${layer_TEST_LABEL} ${environment})
+endmacro()
+
+# Starting an instrumented process takes longer than most tests: they share a few.
+macro(_iommusim_shards)
+  set(shards 4)
+  math(EXPR last "${shards} - 1")
+  foreach(shard RANGE ${last})
+    add_test(NAME ${test}.${shard} COMMAND ${test} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(${test}.${shard} PROPERTIES TIMEOUT 300 LABELS fast
+                         ENVIRONMENT "GTEST_TOTAL_SHARDS=${shards};GTEST_SHARD_INDEX=${shard};GTEST_BRIEF=1")
+  endforeach()
 endmacro()
 
 macro(_iommusim_fuzzer source)

@@ -252,8 +252,9 @@ Task<Hypervisor::Pointed> Hypervisor::point_functions(CpuPort& cpu, Domain& doma
     }
   }
   if (!device.device_tlb || !old) changed.clear();
-  const Errno flushed = co_await invalidate_both(cpu, unit, std::move(scopes), std::move(changed));
+  const Errno flushed = co_await invalidate_both(cpu, unit, scopes, changed);
   if (flushed == Errno::Ok) co_return Pointed{.status = status};
+  owed_fences_.insert_or_assign(device.requester, OwedFence{device.unit, std::move(scopes), std::move(changed)});
   // Caches may know either setting: what they show of one must not become somebody else's.
   for (const RequesterId function : functions) co_await unit.block(cpu, function);
   crash_guest(domain);
@@ -341,8 +342,9 @@ Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterI
   if (shared.status != Errno::Ok) status = shared.status;
   scopes.insert(scopes.end(), shared.scopes.begin(), shared.scopes.end());
   const std::vector<RequesterId> caching = setting.device_tlb ? setting.functions() : std::vector<RequesterId>();
-  const Errno flushed = co_await invalidate_both(cpu, unit, std::move(scopes), caching);
+  const Errno flushed = co_await invalidate_both(cpu, unit, scopes, caching);
   if (flushed != Errno::Ok) {
+    owed_fences_.insert_or_assign(device, OwedFence{setting.unit, std::move(scopes), caching});
     abandon(domain, context);
     status = flushed;
   }
@@ -352,6 +354,15 @@ Task<Errno> Hypervisor::deassign_device(CpuPort& cpu, Domain& domain, RequesterI
   if (!context.unfenced) co_await remove_reserved(cpu, domain, context, setting.reserved);
   unlock();
   co_await quarantine(cpu, setting);
+  co_return status;
+}
+
+Task<Errno> Hypervisor::settle_owed_fence(CpuPort& cpu, RequesterId device) {
+  const auto owed = owed_fences_.find(device);
+  if (owed == owed_fences_.end()) co_return Errno::Ok;
+  const OwedFence fence = owed->second;
+  const Errno status = co_await invalidate_both(cpu, *units_[fence.unit], fence.scopes, fence.caching);
+  if (status == Errno::Ok) owed_fences_.erase(device);
   co_return status;
 }
 

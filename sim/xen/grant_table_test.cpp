@@ -277,6 +277,18 @@ TEST_P(XenGrants, AMappingLivesUntilBothOfItsUsesEnd) {
   EXPECT_TRUE(is_marked(8, false, false));
 }
 
+// Kills: a success although no unit answered; a frame that its owner may give back while a device may write to it.
+TEST_P(XenGrants, AnUnmapWithoutAnAnswerFailsAndKeepsTheFrame) {
+  const Gfn frame(0x56);
+  grant(9, frame);
+  const auto mapped = map(9);
+  ASSERT_EQ(status(mapped), GrantStatus::Okay);
+  ASSERT_TRUE(reaches(frame, Access::Write));
+  m_.xen.unit(0).lose_invalidations(1);
+  EXPECT_EQ(unmap(mapped), GrantStatus::GeneralError);
+  EXPECT_EQ(m_.references(m_.guest(), frame), 1U);
+}
+
 // Kills: arguments taken from Xen's memory, or from nowhere.
 TEST_P(XenGrants, ArgumentsOutsideTheCallersMemoryFault) {
   const auto fault = static_cast<std::int64_t>(Errno::BadAddress);

@@ -209,8 +209,11 @@ Task<Errno> Hypervisor::assign_device(CpuPort& cpu, Domain& domain, DeviceSettin
   if (divides_group(domain, device)) co_return Errno::NotPermitted;
   const RequesterId requester = device.requester;
   domain.devices[requester] = AssignedDevice{std::move(device), nullptr};
-  co_await release_from_quarantine(cpu, requester);
-  const Errno status = co_await reattach(cpu, domain, requester, *domain.default_context);
+  Errno status = co_await settle_owed_fence(cpu, requester);
+  if (status == Errno::Ok) {
+    co_await release_from_quarantine(cpu, requester);
+    status = co_await reattach(cpu, domain, requester, *domain.default_context);
+  }
   if (status != Errno::Ok) domain.devices.erase(requester);
   co_return status;
 }

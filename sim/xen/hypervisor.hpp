@@ -123,7 +123,7 @@ class Hypervisor {
   Task<Errno> add_memory(CpuPort& cpu, Domain& domain, P2mExtent extent);
   Task<Errno> remove_memory(CpuPort& cpu, Domain& domain, Gfn first, std::uint64_t pages);
   // Gives a device to a domain, in context 0. Errno::NotPermitted: another domain has a device that it is not isolated
-  // from.
+  // from. Errno::InputOutput: its unit has not said that it forgot the last owner's setting.
   Task<Errno> assign_device(CpuPort& cpu, Domain& domain, DeviceSetting device);
   // Takes it away: it goes into quarantine.
   Task<Errno> deassign_device(CpuPort& cpu, Domain& domain, RequesterId device);
@@ -249,6 +249,13 @@ class Hypervisor {
   };
   Task<Pointed> point_functions(CpuPort& cpu, Domain& domain, DeviceSetting device, ContextSetting now,
                                 std::optional<ContextSetting> old, SharedEntries shared);
+  // What a unit has not said that it forgot of a device. Nobody gets the device before it has.
+  struct OwedFence {
+    std::size_t unit = 0;
+    std::vector<InvalidationScope> scopes;
+    std::vector<RequesterId> caching;
+  };
+  Task<Errno> settle_owed_fence(CpuPort& cpu, RequesterId device);
   // The unit may still use a context that devices have left. Nothing of it is given to anybody any more.
   static void abandon(Domain& domain, IoContext& context);
   [[nodiscard]] Errno take_tag(IoContext& context, std::size_t unit);
@@ -297,6 +304,7 @@ class Hypervisor {
   PageReferences references_;
   std::vector<std::unique_ptr<PhysicalUnit>> units_;
   std::map<RequesterId, Scratch> quarantined_;
+  std::map<RequesterId, OwedFence> owed_fences_;
   // A unit's entry for an id that several devices may have: whose it is now, and where it leads.
   struct SharedEntry {
     RequesterId device;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this project proposes beside the RFC's calls: batches, scattered maps, an explicit page order, and what a call
-// excludes while it works.
+// What this project proposes beside the RFC's calls: batches, scattered maps and an explicit page order; and flushes
+// that no unit answers.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -441,8 +441,7 @@ TEST_P(XenBatch, ALargeLeafReservesTheTablesThatSplitIt) {
   EXPECT_EQ(m.arena_used(m.guest()), 0U);
 }
 
-// A unit that does not answer (Z16)
-// ------------------------------------------------------------------------------------
+// A unit that does not answer (Z16) -----------------------------------------------------------------------------------
 
 // Kills: a failure that is only logged; a page reused although devices may still reach it; a retry that never ends.
 TEST_P(XenBatch, AFlushWithoutAnAnswerIsRetriedByContinuation) {
@@ -516,119 +515,6 @@ TEST_P(XenBatch, AFlushThatNeverSucceedsIsAnErrorAndKeepsThePages) {
   EXPECT_EQ(m.call(m.guest(), Subop::FlushContext, flush), Errno::Ok);
   EXPECT_EQ(m.xen.references().total(), 0U);
   EXPECT_LT(m.arena_used(m.guest()), used);
-}
-
-// Elsewhere. Kills: an answer that nobody waits for; a device left between two contexts; pages of the old one reused; a
-// hardware domain that crashes, or a guest that goes on.
-TEST_P(XenBatch, AMoveWithoutAnAnswerBlocksTheDeviceAndCrashesAGuest) {
-  for (const bool is_host : {false, true}) {
-    Machine m(family());
-    Domain& domain = is_host ? *m.dom0 : m.guest();
-    constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);
-    m.assign(domain, {.requester = kCard});
-    const std::uint16_t one = m.attached(domain, kCard);
-    const std::uint16_t two = m.alloc(domain);
-    ASSERT_EQ(m.map(domain, two, Dfn(1), Gfn(20), 1).status, Errno::Ok);
-    m.xen.unit(0).lose_invalidations(1);
-    EXPECT_EQ(m.reattach(domain, kCard, two), Errno::InputOutput);
-    EXPECT_EQ(domain.crashed, !is_host);
-    EXPECT_EQ(domain.devices.at(kCard).context, &m.context(domain, one));
-    EXPECT_TRUE(m.context(domain, two).devices.empty());
-    EXPECT_EQ(m.free(domain, one), Errno::Busy) << "caches may know it";
-    EXPECT_EQ(m.reattach(domain, kCard, two), Errno::Ok);
-    EXPECT_EQ(m.reach(kCard, Dfn(1)), m.frame(domain, Gfn(20)));
-    m.xen.unit(0).lose_invalidations(1);
-    EXPECT_EQ(m.xen.move_device(m.cpu, domain, *m.other, kCard).run(), Errno::InputOutput);
-    EXPECT_FALSE(m.other->devices.contains(kCard));
-  }
-}
-TEST_P(XenBatch, AChangeOfMemoryWithoutAnAnswerIsAnErrorAndCrashesAGuest) {
-  Machine m(family());
-  constexpr RequesterId kHostCard = RequesterId::bdf(10, 0, 0);
-  m.assign(*m.dom0, {.requester = kHostCard});
-  for (Domain* domain : {&m.guest(), m.dom0}) {
-    m.xen.unit(0).lose_invalidations(1);
-    EXPECT_EQ(m.xen.remove_memory(m.cpu, *domain, Gfn(0x100), 4).run(), Errno::InputOutput);
-    EXPECT_EQ(domain->crashed, domain != m.dom0);
-  }
-}
-
-// Lock granularity ----------------------------------------------------------------------------------------------------
-
-// Two vCPUs that unmap in contexts of their own: while one waits for its fence, can the other get as far?
-bool second_gets_to_its_flush(const FamilyDescriptor& family, LockGranularity lock) {
-  Machine m(family, {.op = {.lock = lock}});
-  const std::uint16_t a = m.attached(m.guest(), kNic);
-  const std::uint16_t b = m.attached(m.guest(), kDisk);
-  EXPECT_EQ(m.map(m.guest(), a, Dfn(1), Gfn(20), 2).status, Errno::Ok);
-  EXPECT_EQ(m.map(m.guest(), b, Dfn(1), Gfn(30), 2).status, Errno::Ok);
-  m.unit().execution = CachingUnit::Execution::OnRequest;
-  Stepper stepper(m.host);
-  std::vector<Task<std::int64_t>> calls;
-  Gpa at{0x20000};
-  for (const std::uint16_t context : {a, b}) {
-    abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(1), 1);
-    EXPECT_TRUE(m.guest().memory.write(at, std::as_bytes(std::span(&unmap, 1))));
-    calls.push_back(m.op.call(stepper.add_cpu(), m.guest(), static_cast<std::uint32_t>(Subop::UnmapPages), at));
-    calls.back().start();
-    stepper.run();  // until it polls for its fence, or waits for a lock
-    at = at + kPageSize;
-  }
-  const bool reached = !m.context(m.guest(), b).table->lookup(kPageSize.value());
-  m.unit().execute();
-  m.unit().execution = CachingUnit::Execution::AtOnce;
-  stepper.run();
-  for (auto& call : calls) EXPECT_TRUE(call.done() && call.result() == 0);
-  return reached;
-}
-// Kills: a lock that is released before the flush, one that is not taken, one that belongs to something else.
-TEST_P(XenBatch, ACoarserLockKeepsOtherContextsOutUntilTheFlushIsDone) {
-  EXPECT_TRUE(second_gets_to_its_flush(family(), LockGranularity::Context));
-  EXPECT_FALSE(second_gets_to_its_flush(family(), LockGranularity::Domain));
-  EXPECT_FALSE(second_gets_to_its_flush(family(), LockGranularity::Iommu));
-}
-// A call waits for the coarser lock while its context is freed. Kills: a context that is gone before the call finds it
-// dying.
-TEST_P(XenBatch, AContextIsKeptForACallThatWaitsForTheCoarserLock) {
-  for (const Subop subop : {Subop::UnmapPages, Subop::FlushContext}) {
-    Machine m(family(), {.deferred = DeferredFlush::Offered, .op = {.lock = LockGranularity::Domain}});
-    const std::uint16_t context = m.alloc(m.guest());
-    ASSERT_EQ(m.map(m.guest(), context, Dfn(1), Gfn(20), 1).status, Errno::Ok);
-    abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(1), 1);
-    abi::FlushContext flush{.ctx_no = context};
-    constexpr Gpa kAt{0x20000};
-    ASSERT_TRUE(m.guest().memory.write(kAt, std::as_bytes(std::span(&unmap, 1))));
-    if (subop == Subop::FlushContext) ASSERT_TRUE(m.guest().memory.write(kAt, std::as_bytes(std::span(&flush, 1))));
-    Stepper stepper(m.host);
-    CpuPort& holder = stepper.add_cpu();
-    const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
-    auto holding = hold(holder, m.guest().pv_lock);
-    holding.start();
-    auto calling = m.op.call(stepper.add_cpu(), m.guest(), static_cast<std::uint32_t>(subop), kAt);
-    calling.start();
-    stepper.run();
-    ASSERT_FALSE(calling.done());
-    ASSERT_EQ(m.free(m.guest(), context), Errno::Ok);
-    EXPECT_EQ(m.guest().retired_contexts.size(), 1U);
-    holder.release(m.guest().pv_lock);
-    stepper.run();
-    ASSERT_TRUE(calling.done());
-    if (subop == Subop::UnmapPages) EXPECT_EQ(calling.result(), static_cast<std::int64_t>(Errno::Invalid));
-    EXPECT_EQ(m.xen.references().total(), 0U);
-  }
-}
-// Kills: a lock of all units instead of those that the context's devices are behind.
-TEST_P(XenBatch, ALockPerUnitLeavesOtherUnitsAlone) {
-  Machine m(family(), {.units = 2, .op = {.lock = LockGranularity::Iommu}});
-  const std::uint16_t nic = m.attached(m.guest(), kNic);
-  const std::uint16_t disk = m.attached(m.guest(), kDisk);
-  ASSERT_EQ(m.map(m.guest(), nic, Dfn(1), Gfn(20), 1).status, Errno::Ok);
-  ASSERT_EQ(m.map(m.guest(), disk, Dfn(1), Gfn(20), 1).status, Errno::Ok);
-  m.xen.unit(0).operation_lock().held = true;  // somebody works behind the first unit
-  EXPECT_EQ(m.unmap(m.guest(), disk, Dfn(1), 1).status, Errno::Ok);
-  EXPECT_FALSE(m.cpu.would_block());
-  m.xen.unit(0).operation_lock().held = false;
-  EXPECT_EQ(m.unmap(m.guest(), nic, Dfn(1), 1).status, Errno::Ok);
 }
 
 }  // namespace

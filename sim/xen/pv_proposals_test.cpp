@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What this project proposes beside the RFC's calls, continued: maps that are undone when they fail, contexts for the
-// devices of some buses only, and domain tags that are taken when devices come.
+// devices of some buses only, domain tags that are taken when devices come, and what a call excludes while it works.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -214,55 +214,85 @@ TEST_P(XenLateTags, TheNextOwnerOfATagSeesNothingOfTheLast) {
   EXPECT_EQ(m.reach(kNic, Dfn(7)), m.frame(m.guest(), Gfn(7)));
 }
 
-// A move whose fence never comes ------------------------------------------------------------------------------------
+// Lock granularity ----------------------------------------------------------------------------------------------------
 
-class XenLostFence : public XenFamilies {};
-XEN_ON_ALL_FAMILIES(XenLostFence);
+class XenLocks : public XenFamilies {};
+XEN_ON_ALL_FAMILIES(XenLocks);
 
-// The unit may use the context for ever that a device was to move to: its tables, frames and tags are nobody's again.
-// Kills: a teardown that frees what a device may still reach.
-TEST_P(XenLostFence, AMoveWithoutAFenceGivesUpTheContextThatItWasToReach) {
-  for (const TagAllocation when : {TagAllocation::AtCreation, TagAllocation::AtAttach}) {
-    Machine m(family(), {.xen = {.tag_allocation = when}});
+// Two vCPUs that unmap in contexts of their own: while one waits for its fence, can the other get as far?
+bool second_gets_to_its_flush(const FamilyDescriptor& family, LockGranularity lock) {
+  Machine m(family, {.op = {.lock = lock}});
+  const std::uint16_t a = m.attached(m.guest(), kNic);
+  const std::uint16_t b = m.attached(m.guest(), kDisk);
+  EXPECT_EQ(m.map(m.guest(), a, Dfn(1), Gfn(20), 2).status, Errno::Ok);
+  EXPECT_EQ(m.map(m.guest(), b, Dfn(1), Gfn(30), 2).status, Errno::Ok);
+  m.unit().execution = CachingUnit::Execution::OnRequest;
+  Stepper stepper(m.host);
+  std::vector<Task<std::int64_t>> calls;
+  Gpa at{0x20000};
+  for (const std::uint16_t context : {a, b}) {
+    abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(1), 1);
+    EXPECT_TRUE(m.guest().memory.write(at, std::as_bytes(std::span(&unmap, 1))));
+    calls.push_back(m.op.call(stepper.add_cpu(), m.guest(), static_cast<std::uint32_t>(Subop::UnmapPages), at));
+    calls.back().start();
+    stepper.run();  // until it polls for its fence, or waits for a lock
+    at = at + kPageSize;
+  }
+  const bool reached = !m.context(m.guest(), b).table->lookup(kPageSize.value());
+  m.unit().execute();
+  m.unit().execution = CachingUnit::Execution::AtOnce;
+  stepper.run();
+  for (auto& call : calls) EXPECT_TRUE(call.done() && call.result() == 0);
+  return reached;
+}
+// Kills: a lock that is released before the flush, one that is not taken, one that belongs to something else.
+TEST_P(XenLocks, ACoarserLockKeepsOtherContextsOutUntilTheFlushIsDone) {
+  EXPECT_TRUE(second_gets_to_its_flush(family(), LockGranularity::Context));
+  EXPECT_FALSE(second_gets_to_its_flush(family(), LockGranularity::Domain));
+  EXPECT_FALSE(second_gets_to_its_flush(family(), LockGranularity::Iommu));
+}
+// A call waits for the coarser lock while its context is freed. Kills: a context that is gone before the call finds it
+// dying.
+TEST_P(XenLocks, AContextIsKeptForACallThatWaitsForTheCoarserLock) {
+  for (const Subop subop : {Subop::UnmapPages, Subop::FlushContext}) {
+    Machine m(family(), {.deferred = DeferredFlush::Offered, .op = {.lock = LockGranularity::Domain}});
     const std::uint16_t context = m.alloc(m.guest());
-    ASSERT_EQ(m.map(m.guest(), context, Dfn(7), Gfn(70), 2).status, Errno::Ok);
-    const std::uint64_t arena = m.arena_used(m.guest());
-    const std::uint64_t tags = m.xen.unit(0).tag_counters().in_use + (when == TagAllocation::AtAttach ? 1 : 0);
-    m.xen.unit(0).lose_invalidations(1);
-    EXPECT_EQ(m.reattach(m.guest(), kNic, context), Errno::InputOutput);
-    EXPECT_EQ(context_of(m.guest(), kNic), 0U);
-    EXPECT_EQ(m.free(m.guest(), context), Errno::InputOutput);
-    EXPECT_EQ(m.references(m.guest(), Gfn(70)), 1U);
-    EXPECT_EQ(m.arena_used(m.guest()), arena);
-    EXPECT_EQ(m.xen.unit(0).tag_counters().in_use, tags);
-    EXPECT_EQ(m.map(m.guest(), context, Dfn(9), Gfn(9), 1).status, Errno::Invalid);
+    ASSERT_EQ(m.map(m.guest(), context, Dfn(1), Gfn(20), 1).status, Errno::Ok);
+    abi::UnmapPages unmap = Machine::unmap_argument(context, Dfn(1), 1);
+    abi::FlushContext flush{.ctx_no = context};
+    constexpr Gpa kAt{0x20000};
+    ASSERT_TRUE(m.guest().memory.write(kAt, std::as_bytes(std::span(&unmap, 1))));
+    if (subop == Subop::FlushContext) ASSERT_TRUE(m.guest().memory.write(kAt, std::as_bytes(std::span(&flush, 1))));
+    Stepper stepper(m.host);
+    CpuPort& holder = stepper.add_cpu();
+    const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
+    auto holding = hold(holder, m.guest().pv_lock);
+    holding.start();
+    auto calling = m.op.call(stepper.add_cpu(), m.guest(), static_cast<std::uint32_t>(subop), kAt);
+    calling.start();
+    stepper.run();
+    ASSERT_FALSE(calling.done());
+    ASSERT_EQ(m.free(m.guest(), context), Errno::Ok);
+    EXPECT_EQ(m.guest().retired_contexts.size(), 1U);
+    holder.release(m.guest().pv_lock);
+    stepper.run();
+    ASSERT_TRUE(calling.done());
+    if (subop == Subop::UnmapPages) EXPECT_EQ(calling.result(), static_cast<std::int64_t>(Errno::Invalid));
+    EXPECT_EQ(m.xen.references().total(), 0U);
   }
 }
-// Kills: tables that go back to the pool with the regions of a device that leaves such a context.
-TEST_P(XenLostFence, AContextThatWasGivenUpKeepsItsTablesWhenDevicesLeave) {
-  Machine m(family());
-  constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);
-  m.assign(m.guest(), {.requester = kCard, .reserved = {{Dfn(0x100000), 2}}});
-  const std::uint16_t context = m.alloc(m.guest());
-  m.xen.unit(0).lose_invalidations(1);
-  EXPECT_EQ(m.reattach(m.guest(), kCard, context), Errno::InputOutput);
-  EXPECT_EQ(m.reattach(m.guest(), kCard, context), Errno::Ok);
-  const std::uint64_t used = m.arena_used(m.guest());
-  EXPECT_EQ(m.reattach(m.guest(), kCard, 0), Errno::Ok);
-  EXPECT_EQ(m.arena_used(m.guest()), used);
-}
-TEST_P(XenLostFence, ADeviceThatIsTakenAwayWithoutAFenceGivesUpItsContext) {
-  Machine m(family());
-  constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);
-  m.assign(m.guest(), {.requester = kCard, .reserved = {{Dfn(0x100000), 2}}});
-  const std::uint16_t context = m.attached(m.guest(), kCard);
-  ASSERT_EQ(m.map(m.guest(), context, Dfn(7), Gfn(70), 1).status, Errno::Ok);
-  const std::uint64_t used = m.arena_used(m.guest());
-  m.xen.unit(0).lose_invalidations(1);
-  EXPECT_EQ(m.xen.deassign_device(m.cpu, m.guest(), kCard).run(), Errno::InputOutput);
-  EXPECT_EQ(m.free(m.guest(), context), Errno::InputOutput);
-  EXPECT_EQ(m.references(m.guest(), Gfn(70)), 1U);
-  EXPECT_EQ(m.arena_used(m.guest()), used);
+// Kills: a lock of all units instead of those that the context's devices are behind.
+TEST_P(XenLocks, ALockPerUnitLeavesOtherUnitsAlone) {
+  Machine m(family(), {.units = 2, .op = {.lock = LockGranularity::Iommu}});
+  const std::uint16_t nic = m.attached(m.guest(), kNic);
+  const std::uint16_t disk = m.attached(m.guest(), kDisk);
+  ASSERT_EQ(m.map(m.guest(), nic, Dfn(1), Gfn(20), 1).status, Errno::Ok);
+  ASSERT_EQ(m.map(m.guest(), disk, Dfn(1), Gfn(20), 1).status, Errno::Ok);
+  m.xen.unit(0).operation_lock().held = true;  // somebody works behind the first unit
+  EXPECT_EQ(m.unmap(m.guest(), disk, Dfn(1), 1).status, Errno::Ok);
+  EXPECT_FALSE(m.cpu.would_block());
+  m.xen.unit(0).operation_lock().held = false;
+  EXPECT_EQ(m.unmap(m.guest(), nic, Dfn(1), 1).status, Errno::Ok);
 }
 
 }  // namespace
