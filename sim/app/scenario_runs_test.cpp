@@ -278,9 +278,11 @@ TEST(ScenarioRuns, EveryDeclaredMetricIsSetBySomeShippedScenario) {
   const std::string others = replaced(
       kSmoke, "strategies: [passthrough, pv_iommu, nested, emulated_viommu]",
       "strategies: [{kind: swiotlb, pool_size: 8 MiB}, grants, {kind: emulated_viommu, shadow: write_protect}, "
-      "{kind: virtio_iommu, endpoints: virtual}, tce]");
+      "{kind: virtio_iommu, endpoints: virtual}, {kind: virtio_iommu, label: bound, mapping: tables}, tce]");
   for (RunResult& run : runs_of(others)) runs.push_back(std::move(run));
   for (RunResult& run : runs_of(kPrefetching)) runs.push_back(std::move(run));
+  const std::string faulty = replaced(text_of("scenarios/faulty_device.yaml"), "ios: 20000", "ios: 1000");
+  for (RunResult& run : runs_of(faulty)) runs.push_back(std::move(run));
   IommuStatistics stalled;
   stalled.stalls.wait.add(1_us);
   set_stalls(runs.emplace_back(), stalled);

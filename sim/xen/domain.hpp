@@ -79,6 +79,12 @@ struct DeviceSetting {
     if (shared_id) std::erase(all, *shared_id);
     return all;
   }
+  // All ids under which the unit may see its requests.
+  [[nodiscard]] std::vector<RequesterId> seen_ids() const {
+    std::vector<RequesterId> all = functions();
+    if (shared_id) all.push_back(*shared_id);
+    return all;
+  }
 };
 
 struct AssignedDevice {

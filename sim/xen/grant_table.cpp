@@ -322,7 +322,7 @@ Task<GrantTables::Unmapped> GrantTables::unmap_one(CpuPort& cpu, Domain& caller,
   table.free_handles.push_back(request.handle);
   result.status = co_await uncount_use(cpu, caller, *owner, frame, read_only);
   // Without an answer of the unit a device may still reach the frame.
-  if (result.status != Errno::InputOutput) xen_.drop_reference(frame);
+  if (result.status == GrantStatus::Okay) xen_.drop_reference(frame);
   ++counters_.unmaps;
   co_return result;
 }

@@ -64,7 +64,7 @@ Task<Errno> VirtioSpaces::invalidate_on(CpuPort& cpu, const Space& space, std::s
     const auto assigned = domain_.devices.find(device);
     if (assigned == domain_.devices.end() || assigned->second.setting.unit != unit) continue;
     const DeviceSetting& setting = assigned->second.setting;
-    for (const RequesterId function : setting.functions()) {
+    for (const RequesterId function : setting.seen_ids()) {
       for (InvalidationScope scope : scopes) {
         if (scope.kind == InvalidationKind::ProcessContext) scope.requester = function;
         add(caches, driver.widen(in_host_tags(scope, function, space.context->tag_on(unit))));

@@ -102,6 +102,21 @@ TEST_P(XenVirtioTables, WhatLeavesATableIsGoneWhenInvalidateIsAnswered) {
   EXPECT_EQ(b.m.xen.references().total(), 0U) << "what the guest maps takes nothing of Xen's";
 }
 
+// Behind a bridge, or a unit that tells buses apart only. Kills: an INVALIDATE that goes by the ids that are programmed
+// for an endpoint alone, and so reaches no unit.
+TEST_P(XenVirtioTables, InvalidateReachesAnEndpointWhoseIdIsShared) {
+  TablesBench b(family());
+  b.m.assign(b.m.guest(), {.requester = kCard, .shared_id = kCard});
+  ASSERT_EQ(b.device.add_endpoint(b.m.cpu, kCard, EndpointKind::Physical).run(), Errno::Ok);
+  const auto table = b.make_table();
+  ASSERT_EQ(b.bind(*table, kCard), Status::Ok);
+  b.enter(*table, 0x40000000, 0x7000);
+  ASSERT_EQ(b.reach(kCard, 0x40000000), b.frame(0x7000));
+  b.remove(*table, 0x40000000);
+  EXPECT_EQ(b.status_of(TablesBench::pages_of(0x40000000, 1)), Status::Ok);
+  EXPECT_EQ(b.reach(kCard, 0x40000000), std::nullopt);
+}
+
 // Kills: a flush by the guest's numbers, or of everything; tables of two domains mixed.
 TEST_P(XenVirtioTables, InvalidateStaysWithinItsDomain) {
   TablesBench b(family());
