@@ -370,13 +370,14 @@ std::vector<PlannedRun> plan_runs(const LoadedScenario& loaded) {
       for (std::size_t s = 0; s < variation.scenario.strategies.size(); ++s) {
         const std::vector<std::string>& only = variation.scenario.strategies[s].families;
         if (!only.empty() && std::ranges::find(only, family) == only.end()) continue;
-        // What has hardware of its own runs once, and says on what.
         const std::string own = own_unit(variation.scenario.strategies[s].kind);
-        if (!own.empty() && family != variation.scenario.families.front()) continue;
         const std::string& unit = own.empty() ? family : own;
         PlannedRun run{v, {.strategy = s, .family = unit, .labels = {}}};
         run.selection.labels = {{"strategy", variation.scenario.strategies[s].label}, {"family", unit}};
         run.selection.labels.insert(run.selection.labels.end(), variation.labels.begin(), variation.labels.end());
+        // What has hardware of its own runs once, on the machine of the first family, and says on what.
+        const auto is_planned = [&](const PlannedRun& r) { return r.selection.labels == run.selection.labels; };
+        if (!own.empty() && std::ranges::any_of(runs, is_planned)) continue;
         runs.push_back(std::move(run));
       }
   }

@@ -215,6 +215,21 @@ TEST(FamilyPlatforms, GiveEachFamilyItsMachineOnce) {
   EXPECT_EQ(loaded.written.families.size(), 2U);
 }
 
+// Kills: one label for runs on several machines.
+TEST(FamilyPlatforms, HardwareOfAStrategysOwnRunsOnceOnTheFirstMachine) {
+  std::string text = text_of("scenarios/flat_tables.yaml");
+  text = text.replace(text.find("families: [vtd]"), 15,
+                      "families: [vtd, amdvi]\nfamily_platforms: [{family: amdvi, platform: amd_server}]");
+  const LoadedScenario loaded = parse_scenario(text, "scenarios/test.yaml", kOptions);
+  std::size_t flat = 0;
+  for (const PlannedRun& run : plan_runs(loaded)) {
+    if (run.selection.family != "tce" && run.selection.family != "gart") continue;
+    ++flat;
+    EXPECT_EQ(loaded.variations[run.variation].scenario.platform.name, "intel_server");
+  }
+  EXPECT_EQ(flat, 4U);
+}
+
 // Kills: a selection that only filters, or that forgets the families' own machines.
 TEST(FamilyPlatforms, CommandLineMayAskForOtherFamilies) {
   LoadOptions options = kOptions;
