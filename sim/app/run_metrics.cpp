@@ -8,6 +8,8 @@
 #include <string_view>
 #include <tuple>
 
+#include "sim/scenario/schema.hpp"
+
 namespace iommu {
 
 namespace {
@@ -75,7 +77,8 @@ void set_translation(RunResult& r, const IommuStatistics& s, Picoseconds measure
 
 // Only where the unit walks ahead of demand.
 void set_prefetch(RunResult& r, const Machine& machine, const IommuStatistics& s) {
-  if (machine.scenario().platform.iommu.prefetch_pages.value == 0) return;
+  const bool has_own_unit = !scenario::own_unit(machine.strategy().kind).empty();  // flat-002
+  if (machine.scenario().platform.iommu.prefetch_pages.value == 0 || has_own_unit) return;
   r.set("prefetch.translations", as_double(s.prefetched));
   r.set("prefetch.used", as_double(s.prefetch_used));
 }

@@ -62,7 +62,6 @@ TEST_P(XenAssign, AMoveWhoseTargetIsFreedMeanwhileIsInvalid) {
   Stepper stepper(m.host);
   CpuPort& holder = stepper.add_cpu();
   SpinLock& home = m.guest().default_context->lock;
-  const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
   auto holding = hold(holder, home);
   holding.start();
   auto moving = m.xen.reattach(stepper.add_cpu(), m.guest(), kNic, m.context(m.guest(), context));
@@ -85,7 +84,6 @@ TEST_P(XenAssign, AGuestCannotMoveADeviceThatIsOnItsWayIn) {
   Stepper stepper(m.host);
   CpuPort& holder = stepper.add_cpu();
   SpinLock& home = m.guest().default_context->lock;
-  const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
   auto holding = hold(holder, home);
   holding.start();
   constexpr RequesterId kCard = RequesterId::bdf(9, 0, 0);
@@ -123,7 +121,6 @@ TEST_P(XenAssign, AContextIsKeptWhileSomebodyMeansToLockIt) {
   Stepper stepper(m.host);
   CpuPort& holder = stepper.add_cpu();
   SpinLock& home = m.guest().default_context->lock;
-  const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
   auto holding = hold(holder, home);
   holding.start();
   auto moving = m.xen.reattach(stepper.add_cpu(), m.guest(), kNic, *m.guest().default_context);

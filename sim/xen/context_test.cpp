@@ -265,7 +265,6 @@ TEST_P(XenFree, ACallThatQueuedBehindTheFreeChangesNothing) {
     Stepper stepper(m.host);
     CpuPort& holder = stepper.add_cpu();
     SpinLock& lock = m.context(m.guest(), context).lock;
-    const auto hold = [](CpuPort& cpu, SpinLock& taken) -> Task<void> { co_await cpu.acquire(taken); };
     auto holding = hold(holder, lock);
     holding.start();
     const auto start = [&](Subop what, auto argument, Gpa at) {

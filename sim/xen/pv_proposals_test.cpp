@@ -45,6 +45,12 @@ TEST_P(XenUndo, TheFlagExistsOnlyWhereItIsOfferedAndForMapPagesAlone) {
   EXPECT_EQ(m.map(m.guest(), mine, Dfn(7), Gfn(7), abi::kMostUndoablePages + 1, kUndone).status, Errno::TooBig);
   abi::MapScattered list{.ctx_no = mine, .dfn = 7, .frames = 0x40000, .map_flags = kUndone, .nr_frames = 1};
   EXPECT_EQ(m.call(m.guest(), Subop::MapScattered, list), Errno::Invalid);
+  abi::BatchOp op{.map_flags = kUndone, .gfn = 7, .dfn = 7, .pgsize = 4096, .nr_pages = 1};
+  ASSERT_TRUE(m.guest().memory.write(Gpa(0x40000), std::as_bytes(std::span(&op, 1))));
+  abi::Batch batch{.ctx_no = mine, .nr_ops = 1, .ops = 0x40000};
+  EXPECT_EQ(m.call(m.guest(), Subop::Batch, batch), Errno::Ok);
+  ASSERT_TRUE(m.guest().memory.read(Gpa(0x40000), std::as_writable_bytes(std::span(&op, 1))));
+  EXPECT_EQ(op.status, static_cast<std::int32_t>(Errno::Invalid));
   EXPECT_EQ(m.xen.references().total(), 0U);
 }
 // Wherever it fails: nothing of the call is left, what was there before is untouched, and `dfn` says where. Kills: a
@@ -265,7 +271,6 @@ TEST_P(XenLocks, AContextIsKeptForACallThatWaitsForTheCoarserLock) {
     if (subop == Subop::FlushContext) ASSERT_TRUE(m.guest().memory.write(kAt, std::as_bytes(std::span(&flush, 1))));
     Stepper stepper(m.host);
     CpuPort& holder = stepper.add_cpu();
-    const auto hold = [](CpuPort& cpu, SpinLock& lock) -> Task<void> { co_await cpu.acquire(lock); };
     auto holding = hold(holder, m.guest().pv_lock);
     holding.start();
     auto calling = m.op.call(stepper.add_cpu(), m.guest(), static_cast<std::uint32_t>(subop), kAt);

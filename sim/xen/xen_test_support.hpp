@@ -434,6 +434,9 @@ inline std::uint64_t explained_references(const Machine& m, const Domain& domain
   return pages;
 }
 
+// Somebody else has a lock; its CPU releases it.
+inline Task<void> hold(CpuPort& cpu, SpinLock& lock) { co_await cpu.acquire(lock); }
+
 // vCPUs that park at every step, so that a test decides who goes on.
 class Stepper {
  public:
